@@ -1,0 +1,51 @@
+"""iCEFARM and its Mosquitto: the typed connection, accounts, and running a broker here."""
+
+from icefarm_broker.address import DEFAULT_URL, URL_VARIABLE, BrokerAddress
+from icefarm_broker.connection import (
+    Connected,
+    Connection,
+    Disconnected,
+    Happening,
+    Invalid,
+    PresenceMessages,
+    Received,
+    Synced,
+)
+from icefarm_broker.errors import (
+    BrokerError,
+    BrokerUnreachableError,
+    ConnectionLostError,
+    LoginRefusedError,
+    NobodyListensError,
+    NotAuthorisedError,
+    PublishRefusedError,
+    RequestTimedOutError,
+    TakenOverError,
+)
+from icefarm_broker.requester import Requester
+from icefarm_broker.retained import RetainedStates
+
+__all__ = [
+    "DEFAULT_URL",
+    "URL_VARIABLE",
+    "BrokerAddress",
+    "BrokerError",
+    "BrokerUnreachableError",
+    "Connected",
+    "Connection",
+    "ConnectionLostError",
+    "Disconnected",
+    "Happening",
+    "Invalid",
+    "LoginRefusedError",
+    "NobodyListensError",
+    "NotAuthorisedError",
+    "PresenceMessages",
+    "PublishRefusedError",
+    "Received",
+    "RequestTimedOutError",
+    "Requester",
+    "RetainedStates",
+    "Synced",
+    "TakenOverError",
+]

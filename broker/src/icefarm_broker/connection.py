@@ -1,0 +1,376 @@
+"""A part's connection to the broker: it stays, through losses, and speaks in topics and messages.
+
+A consumer iterates over the connection and sees, in order, that it `Connected`, what it
+`Received`, when it has `Synced` (all retained states that its subscriptions match have come) and
+when it `Disconnected`. A message is acknowledged when the consumer asks for the next one, so a
+slow consumer holds back the broker rather than filling memory.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+from icefarm_broker.address import BrokerAddress
+from icefarm_broker.errors import (
+    BrokerUnreachableError,
+    ConnectionLostError,
+    LoginRefusedError,
+    NotAuthorisedError,
+    PublishRefusedError,
+    TakenOverError,
+)
+from icefarm_broker.mqtt import Delivery, MqttClient, Outgoing
+from icefarm_schemas import CONTENT_TYPE, MAX_PAYLOAD_BYTES, Message
+from icefarm_schemas.topics import InvalidPayloadError, Topic, UnknownTopicError, parse
+
+KEEPALIVE = 10
+"""Seconds; a silent part is noticed by the broker after one and a half of them."""
+
+_RECEIVE_MAXIMUM = 500
+_PUBLISHES_AT_ONCE = 500
+_LONGEST_QUEUE = 2 * _RECEIVE_MAXIMUM
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The connection is there; retained states follow."""
+
+
+@dataclass(frozen=True)
+class Synced:
+    """Every retained state has come that was at the broker when the connection was made."""
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection was lost; it is being made again."""
+
+    why: Exception
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message that the contract knows; `message` is bytes for bulk data, None for a removal."""
+
+    topic: Topic
+    message: Any
+    delivery: Delivery
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """A message that the contract does not know; `topic` is None where even that is wrong."""
+
+    topic: Topic | None
+    why: str
+    delivery: Delivery
+
+
+Happening = Connected | Synced | Disconnected | Received | Invalid
+
+
+@dataclass(frozen=True)
+class PresenceMessages:
+    """What tells others that a part is there: its birth, and the will for when it is not.
+
+    `will_delay` is in seconds. The birth's topic is where the part's own state is retained.
+    """
+
+    topic: Topic
+    birth: Message
+    will: Message
+    will_delay: float = 0
+
+
+class Connection:
+    """Made by `async with`; publishes and subscriptions outlive a loss of the broker.
+
+    Args:
+        address: the broker.
+        client_id: unique at the broker; the same id takes over the earlier session.
+        presence: the birth and the will.
+        subscriptions: filters that are subscribed to whenever the connection is made.
+        snapshots: filters that are subscribed to only until `Synced`, to compare what is retained
+            with one's own truth.
+        session_expiry: seconds for which the broker keeps subscriptions and queued messages.
+        clean_start: forget an earlier session of the same client id.
+        patience: seconds to keep trying for the first connection; None tries for ever.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        client_id: str,
+        presence: PresenceMessages,
+        *,
+        subscriptions: Iterable[str] = (),
+        snapshots: Iterable[str] = (),
+        session_expiry: float = 0,
+        clean_start: bool = True,
+        patience: float | None = None,
+        keepalive: int = KEEPALIVE,
+    ) -> None:
+        self.address = address
+        self.client_id = client_id
+        self._presence = presence
+        self._subscriptions = dict.fromkeys(subscriptions)
+        self._snapshots = list(snapshots)
+        self._session_expiry = session_expiry
+        self._clean_start = clean_start
+        self._patience = patience
+        self._keepalive = keepalive
+        self._happenings: asyncio.Queue[Happening | Delivery] = asyncio.Queue()
+        self._unacknowledged: Delivery | None = None
+        self._mqtt: MqttClient | None = None
+        self._up = asyncio.Event()
+        self._slots = asyncio.Semaphore(_PUBLISHES_AT_ONCE)
+        self._birth_token = b""
+        self._keeper: asyncio.Task[None] | None = None
+        self.reconnected_at: float | None = None
+        """By time.monotonic(); None while the first connection lasts."""
+
+    async def __aenter__(self) -> Self:
+        """Connect for the first time.
+
+        Raises:
+            LoginRefusedError: the broker refuses the user name or password.
+            BrokerUnreachableError: no connection came about within `patience`.
+        """
+        self._keeper = asyncio.create_task(self._keep(), name=f"connection {self.client_id}")
+        up = asyncio.create_task(self._up.wait())
+        await asyncio.wait([up, self._keeper], return_when=asyncio.FIRST_COMPLETED)
+        up.cancel()
+        if self._keeper.done():
+            await self._keeper
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Say goodbye to the broker, which then does not publish the will."""
+        assert self._keeper is not None
+        self._keeper.cancel()
+        # An error of the keeper's has been seen by whoever iterates.
+        await asyncio.gather(self._keeper, return_exceptions=True)
+        mqtt, self._mqtt = self._mqtt, None
+        if mqtt is not None:
+            await mqtt.close()
+        # Publishes that still wait see that there is no connection, rather than waiting for ever.
+        self._up.set()
+
+    @property
+    def root(self) -> str:
+        """The root of the farm's topics."""
+        return self.address.root
+
+    async def publish(
+        self,
+        topic: Topic,
+        message: Message | bytes,
+        *,
+        retain: bool | None = None,
+        response_topic: Topic | None = None,
+        correlation: bytes | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Publish once the connection is there, and again after a loss, until it is confirmed.
+
+        `retain` is what the topic says unless given. An empty payload removes a retained state.
+
+        Raises:
+            NotAuthorisedError: the access list forbids it.
+            NobodyListensError: nobody has subscribed to it, and it is not retained.
+            PublishRefusedError: it is too large, or the broker gave another reason.
+        """
+        payload = message if isinstance(message, bytes) else message.encode()
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise PublishRefusedError(
+                f"{len(payload):,} bytes are too many for one message; {MAX_PAYLOAD_BYTES:,} fit"
+            )
+        outgoing = Outgoing(
+            topic=topic.build(self.root),
+            payload=payload,
+            retain=topic.retained if retain is None else retain,
+            content_type=None if isinstance(message, bytes) else CONTENT_TYPE,
+            response_topic=response_topic and response_topic.build(self.root),
+            correlation=correlation,
+            user_properties=user_properties,
+        )
+        async with self._slots:
+            while True:
+                await self._up.wait()
+                mqtt = self._mqtt
+                if mqtt is None:
+                    raise ConnectionLostError("the connection has been closed")
+                try:
+                    return await mqtt.publish_and_confirm(outgoing)
+                except ConnectionLostError:
+                    # The client has seen the loss when `lost` is done; the keeper follows.
+                    await self._after(mqtt)
+
+    async def _after(self, mqtt: MqttClient) -> None:
+        if mqtt is self._mqtt:
+            await asyncio.wait([mqtt.lost])
+            self._up.clear()
+
+    async def subscribe(self, *filters: str) -> None:
+        """Subscribe now and at every later connection.
+
+        Raises:
+            NotAuthorisedError: the access list forbids it.
+        """
+        self._subscriptions.update(dict.fromkeys(filters))
+        while self._mqtt is not None and self._up.is_set():
+            mqtt = self._mqtt
+            try:
+                return await mqtt.subscribe_to(filters)
+            except ConnectionLostError:
+                # The next connection subscribes to them; wait for it, so that they are there.
+                await self._after(mqtt)
+                await self._up.wait()
+                return None
+
+    async def unsubscribe(self, *filters: str) -> None:
+        """Undo `subscribe`."""
+        for text in filters:
+            self._subscriptions.pop(text, None)
+        if self._mqtt is not None and self._up.is_set():
+            try:
+                await self._mqtt.unsubscribe_from(filters)
+            except ConnectionLostError:
+                log.debug("not unsubscribed, since the connection is lost: %s", filters)
+
+    def __aiter__(self) -> AsyncIterator[Happening]:
+        return self
+
+    async def __anext__(self) -> Happening:
+        """The next happening; the message before it is acknowledged.
+
+        Raises:
+            TakenOverError: another process uses this client id, so this one stops.
+        """
+        if self._unacknowledged is not None:
+            self._unacknowledged.acknowledge()
+            self._unacknowledged = None
+        if self._happenings.empty() and self._keeper is not None:
+            getter = asyncio.create_task(self._happenings.get())
+            try:
+                await asyncio.wait([getter, self._keeper], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not getter.done():
+                    getter.cancel()
+            if not getter.done():
+                await self._keeper
+                raise StopAsyncIteration
+            happening = getter.result()
+        else:
+            happening = self._happenings.get_nowait()
+        if isinstance(happening, Delivery):
+            self._unacknowledged = happening
+            return self._read(happening)
+        return happening
+
+    def _deliver(self, delivery: Delivery) -> None:
+        # Only a message of QoS 0 can come beyond the receive maximum; QoS 0 may be lost by its
+        # own definition, memory may not.
+        if self._happenings.qsize() >= _LONGEST_QUEUE:
+            log.error("dropped a message on %s: too many are waiting", delivery.topic)
+            delivery.acknowledge()
+            return
+        self._happenings.put_nowait(delivery)
+
+    def _read(self, delivery: Delivery) -> Happening:
+        if self._birth_token and delivery.correlation == self._birth_token:
+            return Synced()
+        try:
+            topic = parse(delivery.topic, self.root)
+        except UnknownTopicError as error:
+            return Invalid(None, str(error), delivery)
+        try:
+            return Received(topic, topic.decode(delivery.payload), delivery)
+        except InvalidPayloadError as error:
+            return Invalid(topic, str(error), delivery)
+
+    async def _keep(self) -> None:
+        """Hold a connection, and make it again with growing pauses when it is lost."""
+        pause, started, ever = _FIRST_PAUSE, time.monotonic(), False
+        while True:
+            try:
+                mqtt = await self._connect_once()
+                self.reconnected_at = time.monotonic() if ever else None
+                ever, pause = True, _FIRST_PAUSE
+                self._mqtt = mqtt
+                self._up.set()
+                await asyncio.wait([mqtt.lost])
+                why = mqtt.why_lost()
+                self._up.clear()
+                self._happenings.put_nowait(Disconnected(why))
+                if isinstance(why, TakenOverError):
+                    raise why
+                log.warning("%s; connecting again", why)
+            except (BrokerUnreachableError, LoginRefusedError, NotAuthorisedError) as error:
+                waited = time.monotonic() - started
+                if not ever and self._patience is not None:
+                    if not isinstance(error, BrokerUnreachableError) or waited > self._patience:
+                        raise
+                log.warning("%s (trying again)", error)
+            except ConnectionLostError as error:
+                log.warning("%s while the connection was being made", error)
+            # Spread out, so that a farm's hundred agents do not all return in the same moment.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _connect_once(self) -> MqttClient:
+        presence = self._presence
+        mqtt = MqttClient(
+            self.address,
+            self.client_id,
+            self._deliver,
+            will=Outgoing(
+                topic=presence.topic.build(self.root),
+                payload=presence.will.encode(),
+                retain=True,
+                content_type=CONTENT_TYPE,
+                will_delay=presence.will_delay,
+            ),
+            clean_start=self._clean_start,
+            session_expiry=max(self._session_expiry, presence.will_delay),
+            keepalive=self._keepalive,
+            receive_maximum=_RECEIVE_MAXIMUM,
+        )
+        await mqtt.__aenter__()
+        try:
+            await self._introduce(mqtt)
+        except BaseException:
+            await mqtt.close()
+            raise
+        return mqtt
+
+    async def _introduce(self, mqtt: MqttClient) -> None:
+        # A session that outlives its first connection has results queued in it.
+        self._clean_start = self._clean_start and self._session_expiry == 0
+        self._happenings.put_nowait(Connected())
+        birth = Outgoing(
+            topic=self._presence.topic.build(self.root),
+            payload=self._presence.birth.encode(),
+            retain=True,
+            content_type=CONTENT_TYPE,
+        )
+        # The broker sends retained states in the order of subscriptions and before later
+        # messages, so when this birth comes back, marked, all of them have come.
+        self._birth_token = secrets.token_bytes(8)
+        await mqtt.subscribe_to([*self._subscriptions, *self._snapshots, birth.topic])
+        await mqtt.publish_and_confirm(replace(birth, correlation=self._birth_token))
+        await mqtt.unsubscribe_from([*self._snapshots, birth.topic])

@@ -1,0 +1,295 @@
+"""One MQTT 5 connection, from its CONNECT to its end: the only module that knows aiomqtt and paho.
+
+aiomqtt 2 brings paho into asyncio. What it leaves out, and what is added here, is all that this
+project needs beyond it: the reason code of each PUBACK, acknowledging a message only when it has
+been dealt with, and ending the broker's session with the connection.
+"""
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiomqtt
+import paho.mqtt.client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from icefarm_broker.address import BrokerAddress
+from icefarm_broker.errors import (
+    BrokerUnreachableError,
+    ConnectionLostError,
+    LoginRefusedError,
+    NobodyListensError,
+    NotAuthorisedError,
+    PublishRefusedError,
+    TakenOverError,
+)
+
+# Reason codes of MQTT 5, section 2.4.
+_NO_MATCHING_SUBSCRIBERS = 16
+_BAD_USER_NAME_OR_PASSWORD = 134
+_NOT_AUTHORISED = 135
+_SESSION_TAKEN_OVER = 142
+_FAILURE = 128
+
+_IN_FLIGHT = 1000
+"""Publishes that may wait for their PUBACK at once; paho's default of 20 throttles results."""
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A message to be published; `will_delay` in seconds is only for a will."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    content_type: str | None = None
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    user_properties: Sequence[tuple[str, str]] = ()
+    will_delay: float = 0
+
+    def properties(self, packet: int = PacketTypes.PUBLISH) -> Properties:
+        """As paho takes them."""
+        properties = Properties(packet)
+        if self.content_type is not None:
+            properties.ContentType = self.content_type
+        if self.response_topic is not None:
+            properties.ResponseTopic = self.response_topic
+        if self.correlation is not None:
+            properties.CorrelationData = self.correlation
+        if self.user_properties:
+            properties.UserProperty = list(self.user_properties)
+        if packet == PacketTypes.WILLMESSAGE:
+            properties.WillDelayInterval = round(self.will_delay)
+        return properties
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message that came; `acknowledge` lets the broker forget it and send another."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    response_topic: str | None
+    correlation: bytes | None
+    user_properties: tuple[tuple[str, str], ...]
+    acknowledge: Callable[[], None] = field(repr=False, compare=False)
+
+
+class MqttClient(aiomqtt.Client):
+    """A connection that is made by `async with` and is over when `lost` is done.
+
+    Args:
+        deliver: called in the event loop for each message that comes.
+        receive_maximum: how many deliveries may wait for their acknowledgement; the broker holds
+            back the rest (MQTT 5, 3.1.2.11.3).
+        session_expiry: seconds for which the broker keeps the session after a loss.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        client_id: str,
+        deliver: Callable[[Delivery], None],
+        *,
+        will: Outgoing | None,
+        clean_start: bool,
+        session_expiry: float,
+        keepalive: int,
+        receive_maximum: int,
+    ) -> None:
+        connect = Properties(PacketTypes.CONNECT)
+        connect.SessionExpiryInterval = round(session_expiry)
+        connect.ReceiveMaximum = receive_maximum
+        super().__init__(
+            address.host,
+            address.port,
+            username=address.user,
+            password=address.password,
+            identifier=client_id,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            tls_context=ssl.create_default_context() if address.tls else None,
+            will=will
+            and aiomqtt.Will(
+                will.topic, will.payload, 1, will.retain, will.properties(PacketTypes.WILLMESSAGE)
+            ),
+            clean_start=clean_start,
+            keepalive=keepalive,
+            properties=connect,
+            max_inflight_messages=_IN_FLIGHT,
+            # Without it, Nagle's algorithm and delayed acknowledgements add 40 ms to each packet.
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+        )
+        self._address = address
+        self._thread = threading.get_ident()
+        self._deliver = deliver
+        self._client.manual_ack_set(True)
+        self._published: dict[int, asyncio.Future[ReasonCode]] = {}
+
+    async def __aenter__(self) -> "MqttClient":
+        try:
+            await super().__aenter__()
+        except aiomqtt.MqttCodeError as error:
+            self._client.disconnect()
+            code = error.rc.value if isinstance(error.rc, ReasonCode) else error.rc
+            if code in (_BAD_USER_NAME_OR_PASSWORD, _NOT_AUTHORISED):
+                raise LoginRefusedError(
+                    f"the broker at {self._address} refuses the login"
+                    + (f" of {self._address.user}" if self._address.user else " without a user")
+                    + "; check the user name and password in its address"
+                ) from error
+            raise BrokerUnreachableError(
+                f"the broker at {self._address} refuses the connection: {error}"
+            ) from error
+        except (aiomqtt.MqttError, OSError) as error:
+            # Of a broker that accepts but does not answer, the socket would stay open.
+            self._client.disconnect()
+            raise BrokerUnreachableError(
+                f"no broker answers at {self._address}: {error}; is it running there?"
+            ) from error
+        self.lost.add_done_callback(self._fail_publishes)
+        return self
+
+    async def close(self) -> None:
+        """Say goodbye: the broker drops the will and forgets the session."""
+        farewell = Properties(PacketTypes.DISCONNECT)
+        farewell.SessionExpiryInterval = 0
+        self._client.disconnect(properties=farewell)
+        await asyncio.wait([self.lost], timeout=1)
+
+    @property
+    def lost(self) -> asyncio.Future[None]:
+        """Done when the connection is over."""
+        return self._disconnected
+
+    def why_lost(self) -> Exception:
+        """What ended the connection, as this package's error."""
+        cause = self.lost.exception() if self.lost.done() else None
+        if isinstance(cause, aiomqtt.MqttCodeError) and isinstance(cause.rc, ReasonCode):
+            if cause.rc.value == _SESSION_TAKEN_OVER:
+                return TakenOverError(
+                    f"another process connected to {self._address} as {self.identifier!r}"
+                )
+            return ConnectionLostError(f"the broker at {self._address} said: {cause.rc}")
+        return ConnectionLostError(f"lost the broker at {self._address}: {cause or 'closed'}")
+
+    async def publish_and_confirm(self, message: Outgoing) -> None:
+        """Publish with QoS 1 and wait for the broker's PUBACK.
+
+        Raises:
+            NotAuthorisedError, NobodyListensError, PublishRefusedError: the broker's answer.
+            ConnectionLostError: no answer came; the message may or may not have arrived.
+        """
+        info = self._client.publish(
+            message.topic, message.payload, 1, message.retain, message.properties()
+        )
+        if info.rc not in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_QUEUE_SIZE):
+            raise ConnectionLostError(paho.error_string(info.rc))
+        answer: asyncio.Future[ReasonCode] = asyncio.get_running_loop().create_future()
+        self._published[info.mid] = answer
+        try:
+            code = await answer
+        finally:
+            del self._published[info.mid]
+        if code.value == _NOT_AUTHORISED:
+            raise NotAuthorisedError(
+                f"the broker does not allow {self._address.user or 'an anonymous user'} "
+                f"to publish to {message.topic}"
+            )
+        if code.value == _NO_MATCHING_SUBSCRIBERS and not message.retain:
+            raise NobodyListensError(f"nobody listens to {message.topic}")
+        if code.value >= _FAILURE:
+            raise PublishRefusedError(
+                f"the broker refused {len(message.payload):,} bytes on {message.topic}: {code}"
+            )
+
+    async def subscribe_to(self, filters: Sequence[str]) -> None:
+        """Subscribe with QoS 1; messages that match several filters may come several times.
+
+        Raises:
+            NotAuthorisedError: the broker refuses one of the filters.
+            ConnectionLostError: no answer came.
+        """
+        options = SubscribeOptions(qos=1)
+        try:
+            codes = await self.subscribe([(text, options) for text in filters], timeout=30)
+        except aiomqtt.MqttError as error:
+            raise ConnectionLostError(str(error)) from error
+        for text, code in zip(filters, codes, strict=True):
+            value = code.value if isinstance(code, ReasonCode) else code
+            if value >= _FAILURE:
+                raise NotAuthorisedError(f"the broker refused the subscription to {text}: {code}")
+
+    async def unsubscribe_from(self, filters: Sequence[str]) -> None:
+        """Undo `subscribe_to`.
+
+        Raises:
+            ConnectionLostError: no answer came.
+        """
+        try:
+            await self.unsubscribe(list(filters), timeout=30)
+        except aiomqtt.MqttError as error:
+            raise ConnectionLostError(str(error)) from error
+
+    def _fail_publishes(self, lost: "asyncio.Future[None]") -> None:
+        for answer in self._published.values():
+            if not answer.done():
+                answer.set_exception(self.why_lost())
+
+    def _on_publish(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        mid: int,
+        reason_code: ReasonCode,
+        properties: Properties,
+    ) -> None:
+        answer = self._published.get(mid)
+        if answer is not None and not answer.done():
+            answer.set_result(reason_code)
+
+    def _on_socket_register_write(
+        self, client: paho.Client, userdata: Any, sock: Any
+    ) -> None:
+        # aiomqtt registers the socket a moment later, when it may be closed already; within the
+        # event loop's own thread it can be done at once.
+        def write() -> None:
+            try:
+                client.loop_write()
+            except OSError as error:
+                if not self.lost.done():
+                    self.lost.set_exception(error)
+
+        if threading.get_ident() == self._thread:
+            self._loop.add_writer(sock.fileno(), write)
+        else:
+            super()._on_socket_register_write(client, userdata, sock)
+
+    def _on_message(
+        self, client: paho.Client, userdata: Any, message: paho.MQTTMessage
+    ) -> None:
+        properties = message.properties
+        self._deliver(
+            Delivery(
+                topic=message.topic,
+                payload=message.payload,
+                retain=message.retain,
+                response_topic=getattr(properties, "ResponseTopic", None),
+                correlation=getattr(properties, "CorrelationData", None),
+                user_properties=tuple(getattr(properties, "UserProperty", ())),
+                acknowledge=lambda: self._acknowledge(message),
+            )
+        )
+
+    def _acknowledge(self, message: paho.MQTTMessage) -> None:
+        # On a connection that is over, the broker sends the message again anyway.
+        if not self.lost.done():
+            self._client.ack(message.mid, message.qos)

@@ -1,0 +1,79 @@
+"""Requests and their replies, matched by correlation data."""
+
+import asyncio
+import secrets
+import time
+
+from icefarm_broker.connection import Connection, Received
+from icefarm_broker.errors import NobodyListensError, RequestTimedOutError
+from icefarm_schemas import Message, Reply
+from icefarm_schemas.topics import RepliesTopic, RequestTopic
+
+_RETURN_OF_CONTROL = 10.0
+"""Seconds, twice the longest pause between a part's attempts to connect."""
+_PAUSE = 0.2
+
+
+class Requester:
+    """Asks control for one session. Its owner subscribes to `replies` and feeds it what comes.
+
+    Args:
+        attempt: seconds after which a request without a reply is sent again; control repeats
+            the answer of a request that it has already carried out, so that is harmless.
+    """
+
+    def __init__(
+        self, connection: Connection, client: str, session: str, *, attempt: float = 5
+    ) -> None:
+        self._connection = connection
+        self._client, self._session = client, session
+        self._attempt = attempt
+        self._waiting: dict[bytes, asyncio.Future[Reply]] = {}
+        self.replies = RepliesTopic(client, session)
+
+    async def request(self, operation: str, message: Message, *, timeout: float) -> Reply:
+        """Send a request and return its reply within `timeout` seconds.
+
+        Raises:
+            NobodyListensError: control is not running.
+            RequestTimedOutError: no reply came in time.
+            NotAuthorisedError: the access list forbids it.
+        """
+        topic = RequestTopic(self._client, self._session, operation)
+        # Correlation data is bytes on the wire; as text it can be read in mosquitto_sub's output.
+        correlation = secrets.token_hex(8).encode()
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[correlation] = answer
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    try:
+                        await self._connection.publish(
+                            topic, message, response_topic=self.replies, correlation=correlation
+                        )
+                    except NobodyListensError:
+                        # After a restart of the broker, control may come back after this session.
+                        since = self._connection.reconnected_at
+                        if since is None or time.monotonic() - since > _RETURN_OF_CONTROL:
+                            raise
+                        await asyncio.sleep(_PAUSE)
+                        continue
+                    done, _ = await asyncio.wait([answer], timeout=self._attempt)
+                    if done:
+                        return answer.result()
+        except TimeoutError:
+            raise RequestTimedOutError(
+                f"no reply to {operation} within {timeout:g} s; control may be overloaded or "
+                f"have just stopped"
+            ) from None
+        finally:
+            del self._waiting[correlation]
+
+    def receive(self, received: Received) -> bool:
+        """Take a message if it is a reply; a late or repeated one is dropped."""
+        if received.topic != self.replies:
+            return False
+        answer = self._waiting.get(received.delivery.correlation or b"")
+        if answer is not None and not answer.done():
+            answer.set_result(received.message)
+        return True

@@ -1,0 +1,89 @@
+"""Retained states kept in step with the broker: what is set here is what the broker holds.
+
+The owner of some topics says what they should hold, in any order and as often as it likes; only
+the latest value counts. Whatever the broker holds besides, left by an earlier life of the owner,
+is found in the connection's snapshot and removed.
+"""
+
+import asyncio
+import logging
+
+from icefarm_broker.connection import Connected, Connection, Happening, Received, Synced
+from icefarm_broker.errors import BrokerError
+from icefarm_schemas import Message
+from icefarm_schemas.topics import Topic
+
+log = logging.getLogger(__name__)
+
+_REMOVED = b""
+
+
+class RetainedStates:
+    """The states that one part owns, of the given kinds.
+
+    The connection's `snapshots` must hold the filters of these kinds, and its consumer must pass
+    each happening to `observe`.
+    """
+
+    def __init__(self, connection: Connection, *kinds: type[Topic]) -> None:
+        self._connection = connection
+        self._kinds = kinds
+        self._wanted: dict[Topic, bytes] = {}
+        self._held: dict[Topic, bytes] = {}
+        self._dirty: dict[Topic, None] = {}
+        self._changed = asyncio.Event()
+        self._flushing = asyncio.Lock()
+
+    def hold(self, topic: Topic, message: Message) -> None:
+        """Let the topic hold this message."""
+        self._wanted[topic] = message.encode()
+        self._mark(topic)
+
+    def remove(self, topic: Topic) -> None:
+        """Let the topic hold nothing."""
+        if self._wanted.pop(topic, None) is not None:
+            self._mark(topic)
+
+    def keep_only(self, topics: set[Topic]) -> None:
+        """Remove every state that is not among these."""
+        for topic in self._wanted.keys() - topics:
+            self.remove(topic)
+
+    def observe(self, happening: Happening) -> None:
+        """Learn what the broker holds, and repair the difference once all of it is known."""
+        match happening:
+            case Connected():
+                self._held.clear()
+            case Received(topic, _, delivery) if delivery.retain and isinstance(topic, self._kinds):
+                self._held[topic] = delivery.payload
+            case Synced():
+                for topic in self._held.keys() | self._wanted.keys():
+                    if self._held.get(topic) != self._wanted.get(topic):
+                        self._mark(topic)
+                self._held.clear()
+
+    def _mark(self, topic: Topic) -> None:
+        self._dirty[topic] = None
+        self._changed.set()
+
+    async def flush(self) -> None:
+        """Return when everything set before is at the broker."""
+        # One at a time, so that an older value of a topic cannot overtake a newer one.
+        async with self._flushing:
+            while self._dirty:
+                topics, self._dirty = list(self._dirty), {}
+                await asyncio.gather(*(self._publish(topic) for topic in topics))
+
+    async def run(self) -> None:
+        """Publish what changes, for ever."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self.flush()
+
+    async def _publish(self, topic: Topic) -> None:
+        try:
+            await self._connection.publish(topic, self._wanted.get(topic, _REMOVED), retain=True)
+        except BrokerError as error:
+            # Trying again would be refused again; the next change or connection tries anew.
+            log.error("the state of %s is not published: %s", topic, error)

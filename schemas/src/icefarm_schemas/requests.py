@@ -1,0 +1,88 @@
+"""What clients ask of control, and its answers."""
+
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from icefarm_schemas.errors import Error
+from icefarm_schemas.message import Message
+from icefarm_schemas.names import Name
+from icefarm_schemas.states import ReservationState
+
+MAX_DEVICES = 1000
+"""The most devices in one reservation."""
+
+DEFAULT_DURATION = 3600.0
+"""Seconds of a lease whose request names none."""
+
+
+class Operation(StrEnum):
+    """The last level of a request's topic."""
+
+    RESERVE = "reserve"
+    EXTEND = "extend"
+    RELEASE = "release"
+
+
+class OnSessionEnd(StrEnum):
+    """What the end of the session that made a reservation means for it."""
+
+    RELEASE = "release"
+    KEEP = "keep"
+
+
+class ReserveRequest(Message):
+    """Take devices: `count` of any that offer the behaviour, or exactly the named `devices`.
+
+    All of them or none. `duration` is in seconds.
+    """
+
+    behaviour: Name
+    count: int | None = Field(default=None, ge=1, le=MAX_DEVICES)
+    devices: tuple[Name, ...] | None = Field(default=None, min_length=1, max_length=MAX_DEVICES)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    duration: float = Field(default=DEFAULT_DURATION, gt=0, allow_inf_nan=False)
+    on_session_end: OnSessionEnd = OnSessionEnd.RELEASE
+
+    @model_validator(mode="after")
+    def _count_or_devices(self) -> Self:
+        if (self.count is None) == (self.devices is None):
+            raise ValueError("give either count or devices")
+        if self.devices is not None and len(set(self.devices)) != len(self.devices):
+            raise ValueError("a device is named twice")
+        return self
+
+
+class ExtendRequest(Message):
+    """Let a lease end `duration` seconds from now."""
+
+    reservation: Name
+    duration: float = Field(default=DEFAULT_DURATION, gt=0, allow_inf_nan=False)
+
+
+class ReleaseRequest(Message):
+    """Give back all devices of a reservation."""
+
+    reservation: Name
+
+
+REQUESTS: dict[str, type[Message]] = {
+    Operation.RESERVE: ReserveRequest,
+    Operation.EXTEND: ExtendRequest,
+    Operation.RELEASE: ReleaseRequest,
+}
+"""The message of each operation."""
+
+
+class Reply(Message):
+    """`clients/{client}/{session}/replies`: an answer, found by its correlation data."""
+
+    reservation: ReservationState | None = None
+    error: Error | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.reservation is None) == (self.error is None):
+            raise ValueError("a reply holds either a reservation or an error")
+        return self

@@ -1,0 +1,264 @@
+"""Every topic of the contract, built and parsed here and nowhere else.
+
+A topic is a frozen dataclass whose fields are the names in it; the class says its levels, the
+message it carries and whether that is retained. Topics are written without the farm's root
+(`icefarm/v1` unless configured), which `build`, `pattern` and `parse` put before them.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from icefarm_schemas.events import Event
+from icefarm_schemas.message import MAX_PAYLOAD_BYTES, Message
+from icefarm_schemas.names import check_name
+from icefarm_schemas.requests import REQUESTS, Reply
+from icefarm_schemas.states import (
+    AgentState,
+    Assignment,
+    ControlState,
+    DeviceState,
+    ReservationState,
+    SessionState,
+)
+
+DEFAULT_ROOT = "icefarm/v1"
+
+
+class UnknownTopicError(ValueError):
+    """A topic that the contract does not have, or that holds a name it forbids."""
+
+
+class InvalidPayloadError(ValueError):
+    """A payload that is not the message its topic carries; the text says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One kind of topic; see the subclasses."""
+
+    levels: ClassVar[tuple[str, ...]]
+    """The template split at its slashes; `{field}` stands for a name."""
+    carries: ClassVar[Any]
+    """The message's type; bytes for bulk data."""
+    retained: ClassVar[bool]
+
+    def __init_subclass__(cls, template: str, carries: Any, retained: bool) -> None:
+        cls.levels = tuple(template.split("/"))
+        cls.carries = carries
+        cls.retained = retained
+        _BY_LENGTH.setdefault(len(cls.levels), []).append(cls)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check_name(getattr(self, field.name))
+
+    def build(self, root: str = DEFAULT_ROOT) -> str:
+        """The topic as it is on the wire."""
+        return root + "/" + "/".join(level.format(**self.__dict__) for level in self.levels)
+
+    @classmethod
+    def pattern(cls, root: str = DEFAULT_ROOT, **names: str) -> str:
+        """A topic filter for all topics of this kind that hold the given names."""
+        for name in names.values():
+            check_name(name)
+        wild = {field.name: "+" for field in fields(cls)} | names
+        return root + "/" + "/".join(level.format(**wild) for level in cls.levels)
+
+    @classmethod
+    def _match(cls, levels: list[str]) -> Self | None:
+        names = {}
+        for template, level in zip(cls.levels, levels, strict=True):
+            if template.startswith("{"):
+                names[template[1:-1]] = level
+            elif template != level:
+                return None
+        return cls(**names)
+
+    def decode(self, payload: bytes) -> Any:
+        """The message in a payload: a `Message`, bytes for bulk data, None for a cleared state.
+
+        Raises:
+            InvalidPayloadError: the payload is too large, no JSON, or not this topic's message.
+        """
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise InvalidPayloadError(
+                f"the payload has {len(payload):,} bytes; {MAX_PAYLOAD_BYTES:,} are allowed"
+            )
+        carried = self._carried()
+        if carried is bytes:
+            return payload
+        if self.retained and not payload:
+            return None
+        try:
+            return _adapter(carried).validate_json(payload)
+        except ValidationError as error:
+            raise InvalidPayloadError(_in_words(error)) from error
+
+    def _carried(self) -> Any:
+        return self.carries
+
+
+_BY_LENGTH: dict[int, list[type[Topic]]] = {}
+_ADAPTERS: dict[int, TypeAdapter[Any]] = {}
+
+
+def _adapter(carried: Any) -> TypeAdapter[Any]:
+    if id(carried) not in _ADAPTERS:
+        _ADAPTERS[id(carried)] = TypeAdapter(carried)
+    return _ADAPTERS[id(carried)]
+
+
+def _in_words(error: ValidationError) -> str:
+    return "; ".join(
+        (".".join(str(part) for part in fault["loc"]) + ": " if fault["loc"] else "")
+        + fault["msg"].removeprefix("Value error, ")
+        for fault in error.errors(include_url=False)
+    )
+
+
+@dataclass(frozen=True)
+class ControlStateTopic(Topic, template="control/state", carries=ControlState, retained=True):
+    """Whether control is there; written by control and, as its will, by the broker."""
+
+
+@dataclass(frozen=True)
+class AgentStateTopic(Topic, template="agents/{agent}/state", carries=AgentState, retained=True):
+    """Whether an agent is there; written by the agent and, as its will, by the broker."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
+class DeviceStateTopic(
+    Topic, template="agents/{agent}/devices/{device}/state", carries=DeviceState, retained=True
+):
+    """What a device is doing; written by its agent, removed when the device is gone."""
+
+    agent: str
+    device: str
+
+
+@dataclass(frozen=True)
+class AssignmentTopic(
+    Topic, template="agents/{agent}/devices/{device}/assignment", carries=Assignment, retained=True
+):
+    """Who is to have a device; written by control, removed when the device is free."""
+
+    agent: str
+    device: str
+
+
+@dataclass(frozen=True)
+class SessionStateTopic(
+    Topic, template="clients/{client}/{session}/state", carries=SessionState, retained=True
+):
+    """Whether a client's process is there; control removes it when it has dealt with its end."""
+
+    client: str
+    session: str
+
+
+@dataclass(frozen=True)
+class RepliesTopic(
+    Topic, template="clients/{client}/{session}/replies", carries=Reply, retained=False
+):
+    """Control's answers to the requests of one session."""
+
+    client: str
+    session: str
+
+
+@dataclass(frozen=True)
+class EventsTopic(
+    Topic, template="clients/{client}/{session}/events", carries=Event, retained=False
+):
+    """Results and refusals from agents for one session."""
+
+    client: str
+    session: str
+
+
+@dataclass(frozen=True)
+class RequestTopic(
+    Topic, template="requests/{client}/{session}/{operation}", carries=Message, retained=False
+):
+    """A request to control, answered on the session's replies topic."""
+
+    client: str
+    session: str
+    operation: str
+
+    def _carried(self) -> Any:
+        try:
+            return REQUESTS[self.operation]
+        except KeyError:
+            known = ", ".join(REQUESTS)
+            raise InvalidPayloadError(
+                f"there is no operation {self.operation!r}; there are {known}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class ReservationStateTopic(
+    Topic,
+    template="reservations/{reservation}/state",
+    carries=ReservationState,
+    retained=True,
+):
+    """A live reservation; written by control. Its end is told unretained, then it is removed."""
+
+    reservation: str
+
+
+@dataclass(frozen=True)
+class EvaluateTopic(
+    Topic,
+    template="reservations/{reservation}/commands/{client}/{session}/evaluate/{evaluation}",
+    carries=bytes,
+    retained=False,
+):
+    """A bitstream to be measured; the payload is the bitstream itself.
+
+    It goes to every device of the reservation, or to those that the user properties `device` name.
+    """
+
+    reservation: str
+    client: str
+    session: str
+    evaluation: str
+
+
+DEVICE_PROPERTY = "device"
+"""The user property that names a command's target device; repeated for several."""
+
+
+def parse(text: str, root: str = DEFAULT_ROOT) -> Topic:
+    """The topic that `text`, as it came over the wire, is.
+
+    Raises:
+        UnknownTopicError: it is not under `root`, not in the contract, or holds a forbidden name.
+    """
+    if not text.startswith(root + "/"):
+        raise UnknownTopicError(f"{text!r} is not under {root!r}")
+    levels = text[len(root) + 1 :].split("/")
+    for kind in _BY_LENGTH.get(len(levels), ()):
+        try:
+            topic = kind._match(levels)
+        except ValueError as error:
+            raise UnknownTopicError(f"{text!r}: {error}") from error
+        if topic is not None:
+            return topic
+    raise UnknownTopicError(f"the contract has no topic like {text!r}")
+
+
+def check_root(root: str) -> str:
+    """Return `root` when every level of it is a name.
+
+    Raises:
+        ValueError: a level is not a name, for example because the root ends with a slash.
+    """
+    for level in root.split("/"):
+        check_name(level)
+    return root
