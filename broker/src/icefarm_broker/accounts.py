@@ -94,7 +94,9 @@ def access_list(accounts: Iterable[Account], root: str = DEFAULT_ROOT) -> str:
     """The text of Mosquitto's `acl_file`. A user who is not in it may do nothing."""
     sections = [
         f"user {account.name}\n"
-        + "".join(f"topic {access} {text}\n" for access, text in rules(account.role, account.name, root))
+        + "".join(
+            f"topic {access} {text}\n" for access, text in rules(account.role, account.name, root)
+        )
         for account in accounts
     ]
     return "\n".join(sections)

@@ -8,11 +8,12 @@ slow consumer holds back the broker rather than filling memory.
 
 import asyncio
 import logging
+import math
 import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -133,7 +134,7 @@ class Connection:
         self._mqtt: MqttClient | None = None
         self._up = asyncio.Event()
         self._slots = asyncio.Semaphore(_PUBLISHES_AT_ONCE)
-        self._birth_token = b""
+        self._syncing: dict[bytes, asyncio.Future[None]] = {}
         self._keeper: asyncio.Task[None] | None = None
         self.reconnected_at: float | None = None
         """By time.monotonic(); None while the first connection lasts."""
@@ -210,15 +211,18 @@ class Connection:
         )
         async with self._slots:
             while True:
-                await self._up.wait()
-                mqtt = self._mqtt
-                if mqtt is None:
-                    raise ConnectionLostError("the connection has been closed")
+                mqtt = await self._connected()
                 try:
                     return await mqtt.publish_and_confirm(outgoing)
                 except ConnectionLostError:
                     # The client has seen the loss when `lost` is done; the keeper follows.
                     await self._after(mqtt)
+
+    async def _connected(self) -> MqttClient:
+        await self._up.wait()
+        if self._mqtt is None:
+            raise ConnectionLostError("the connection has been closed")
+        return self._mqtt
 
     async def _after(self, mqtt: MqttClient) -> None:
         if mqtt is self._mqtt:
@@ -232,15 +236,31 @@ class Connection:
             NotAuthorisedError: the access list forbids it.
         """
         self._subscriptions.update(dict.fromkeys(filters))
-        while self._mqtt is not None and self._up.is_set():
-            mqtt = self._mqtt
+        while True:
+            mqtt = await self._connected()
             try:
-                return await mqtt.subscribe_to(filters)
+                await mqtt.subscribe_to(filters)
             except ConnectionLostError:
-                # The next connection subscribes to them; wait for it, so that they are there.
                 await self._after(mqtt)
-                await self._up.wait()
-                return None
+            else:
+                return
+
+    async def subscribe_and_sync(self, *filters: str) -> None:
+        """Subscribe and return when the consumer has had every state retained under the filters.
+
+        Raises:
+            NotAuthorisedError: the access list forbids it.
+        """
+        self._subscriptions.update(dict.fromkeys(filters))
+        while True:
+            mqtt = await self._connected()
+            try:
+                synced = await self._sync(mqtt, filters)
+                await asyncio.wait([synced, mqtt.lost], return_when=asyncio.FIRST_COMPLETED)
+                if synced.done():
+                    return
+            except ConnectionLostError:
+                await self._after(mqtt)
 
     async def unsubscribe(self, *filters: str) -> None:
         """Undo `subscribe`."""
@@ -292,7 +312,10 @@ class Connection:
         self._happenings.put_nowait(delivery)
 
     def _read(self, delivery: Delivery) -> Happening:
-        if self._birth_token and delivery.correlation == self._birth_token:
+        synced = self._syncing.pop(delivery.correlation or b"", None)
+        if synced is not None:
+            if not synced.done():
+                synced.set_result(None)
             return Synced()
         try:
             topic = parse(delivery.topic, self.root)
@@ -321,10 +344,10 @@ class Connection:
                     raise why
                 log.warning("%s; connecting again", why)
             except (BrokerUnreachableError, LoginRefusedError, NotAuthorisedError) as error:
-                waited = time.monotonic() - started
-                if not ever and self._patience is not None:
-                    if not isinstance(error, BrokerUnreachableError) or waited > self._patience:
-                        raise
+                patience = math.inf if ever or self._patience is None else self._patience
+                refused = not isinstance(error, BrokerUnreachableError) and patience < math.inf
+                if refused or time.monotonic() - started > patience:
+                    raise
                 log.warning("%s (trying again)", error)
             except ConnectionLostError as error:
                 log.warning("%s while the connection was being made", error)
@@ -362,15 +385,27 @@ class Connection:
         # A session that outlives its first connection has results queued in it.
         self._clean_start = self._clean_start and self._session_expiry == 0
         self._happenings.put_nowait(Connected())
+        await self._sync(mqtt, [*self._subscriptions, *self._snapshots])
+        if self._snapshots:
+            await mqtt.unsubscribe_from(self._snapshots)
+
+    async def _sync(self, mqtt: MqttClient, filters: Sequence[str]) -> asyncio.Future[None]:
+        """Subscribe and send the birth; its return, marked, is the end of the retained states.
+
+        The broker sends retained states when it handles a subscription, so before what is
+        published later.
+        """
         birth = Outgoing(
             topic=self._presence.topic.build(self.root),
             payload=self._presence.birth.encode(),
             retain=True,
             content_type=CONTENT_TYPE,
+            correlation=secrets.token_bytes(8),
         )
-        # The broker sends retained states in the order of subscriptions and before later
-        # messages, so when this birth comes back, marked, all of them have come.
-        self._birth_token = secrets.token_bytes(8)
-        await mqtt.subscribe_to([*self._subscriptions, *self._snapshots, birth.topic])
-        await mqtt.publish_and_confirm(replace(birth, correlation=self._birth_token))
-        await mqtt.unsubscribe_from([*self._snapshots, birth.topic])
+        synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        assert birth.correlation is not None
+        self._syncing = {birth.correlation: synced}
+        await mqtt.subscribe_to([*filters, birth.topic])
+        await mqtt.publish_and_confirm(birth)
+        await mqtt.unsubscribe_from([birth.topic])
+        return synced

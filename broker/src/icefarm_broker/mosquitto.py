@@ -82,6 +82,18 @@ class Mosquitto:
         deployed = resources.files("icefarm_broker").joinpath("mosquitto.conf").read_text()
         return deployed + "\n" + "\n".join(place) + "\n"
 
+    def command(self) -> list[str]:
+        """Write the configuration and return the program and its arguments.
+
+        Raises:
+            ProgramMissingError: Mosquitto is not installed.
+        """
+        program = find_program("mosquitto")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        configuration = self.directory / "mosquitto.conf"
+        configuration.write_text(self.configuration())
+        return [program, "-c", str(configuration)]
+
     def start(self, timeout: float = 10) -> None:
         """Start and return when it answers.
 
@@ -89,14 +101,11 @@ class Mosquitto:
             ProgramMissingError: it is not installed.
             MosquittoFailedError: it ended, for example because the port is taken.
         """
-        program = find_program("mosquitto")
-        self.directory.mkdir(parents=True, exist_ok=True)
-        configuration = self.directory / "mosquitto.conf"
-        configuration.write_text(self.configuration())
         said = self.directory / "mosquitto.out"
+        command = self.command()
         with said.open("wb") as output:
             self.process = subprocess.Popen(
-                [program, "-c", str(configuration)],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

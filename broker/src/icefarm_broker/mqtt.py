@@ -256,9 +256,7 @@ class MqttClient(aiomqtt.Client):
         if answer is not None and not answer.done():
             answer.set_result(reason_code)
 
-    def _on_socket_register_write(
-        self, client: paho.Client, userdata: Any, sock: Any
-    ) -> None:
+    def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         # aiomqtt registers the socket a moment later, when it may be closed already; within the
         # event loop's own thread it can be done at once.
         def write() -> None:
@@ -273,9 +271,7 @@ class MqttClient(aiomqtt.Client):
         else:
             super()._on_socket_register_write(client, userdata, sock)
 
-    def _on_message(
-        self, client: paho.Client, userdata: Any, message: paho.MQTTMessage
-    ) -> None:
+    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         properties = message.properties
         self._deliver(
             Delivery(

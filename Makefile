@@ -1,0 +1,77 @@
+# The whole workflow: make demo, up, test, lint, bench, circuits, lock. Each installs what it needs.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PARTS := schemas broker control pi_agent client
+OURS := icefarm-schemas icefarm-broker icefarm-control icefarm-agent icefarm
+UV := $(shell command -v uv || echo $(CURDIR)/$(VENV)-tools/bin/uv)
+PYTHON ?= python3
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Where Debian puts mosquitto.
+export PATH := $(PATH):/usr/sbin
+
+.PHONY: demo up test lint bench circuits install programs lock clean
+
+demo: install
+	$(BIN)/icefarm demo
+
+up: install
+	$(BIN)/icefarm up
+
+test: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+circuits: install
+	@$(call need,yosys nextpnr-ice40 icepack,yosys nextpnr-ice40 fpga-icestorm)
+	$(MAKE) -C examples/circuits
+
+install: programs $(VENV)/installed
+
+# Third-party packages as they are pinned, then our parts on top of them.
+$(VENV)/installed: requirements.lock pyproject.toml $(PARTS:%=%/pyproject.toml) | $(UV)
+	test -x $(BIN)/python || $(UV) venv --quiet --python '>=3.11' $(VENV)
+	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps $(PARTS:%=--editable %)
+	touch $@
+
+$(CURDIR)/$(VENV)-tools/bin/uv:
+	$(PYTHON) -m venv $(VENV)-tools
+	$(VENV)-tools/bin/pip install --quiet uv
+
+programs:
+	@$(call need,mosquitto mosquitto_pub iceunpack icebox_vlog iverilog,mosquitto mosquitto-clients fpga-icestorm iverilog)
+
+# $(call need,programs,packages): install the packages where one of the programs is missing.
+define need
+missing=""; for program in $(1); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+if [ -n "$$missing" ]; then \
+  if ! command -v apt-get >/dev/null; then \
+    echo "Missing:$$missing. This system has no apt; install what gives you these programs and try again." >&2; exit 1; \
+  fi; \
+  echo "Installing $(2) for$$missing"; \
+  $(SUDO) apt-get update -qq && \
+  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
+fi
+endef
+
+# After a change of a dependency.
+lock: | $(UV)
+	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --no-header --no-emit-index-url --no-annotate $(OURS:%=--no-emit-package %) \
+	  --group dev $(PARTS:%=%/pyproject.toml) --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) $(VENV)-tools

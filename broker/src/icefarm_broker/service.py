@@ -1,0 +1,63 @@
+"""Running a part as a process: its log lines name it, and signals end it in order."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from icefarm_broker.errors import BrokerError
+
+log = logging.getLogger(__name__)
+
+
+def log_as(name: str, *, debug: bool = False) -> None:
+    """Write log lines to standard error, each with the name of the part it comes from."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format=f"%(asctime)s %(levelname)-7s {name.replace('%', '%%')}: %(message)s",
+        stream=sys.stderr,
+    )
+    # Alembic announces each start as news, and paho each packet.
+    for noisy in ("alembic", "mqtt"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Run until SIGTERM or Ctrl-C and return the exit code.
+
+    The first signal cancels `main`, which cleans up; further ones do not interrupt that.
+    """
+
+    async def until_stopped() -> int:
+        task = asyncio.create_task(main())
+        stopping = False
+
+        def stop(name: str) -> None:
+            nonlocal stopping
+            log.info("%s: %s", name, "still stopping" if stopping else "stopping")
+            if not stopping:
+                stopping = True
+                task.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number.name)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not stopping:
+                raise
+        except BrokerError as error:
+            log.error("%s", error)
+            return 1
+        except ExceptionGroup as group:
+            known, others = group.split(BrokerError)
+            if others is not None or known is None:
+                raise
+            log.error("%s", known.exceptions[0])
+            return 1
+        return 0
+
+    return asyncio.run(until_stopped())

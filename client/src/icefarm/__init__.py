@@ -1,0 +1,62 @@
+"""Use the FPGA boards of an iCEFARM.
+
+    import icefarm
+
+    with icefarm.Client() as farm, farm.reserve(4) as boards:
+        for result in boards.evaluate(["a.bin", "b.bin"]):
+            print(result.bitstream, result.board, result.pulses)
+
+`AsyncClient` has the same names, with `async with` and `await`.
+"""
+
+from icefarm.async_client import AsyncClient
+from icefarm.async_reservation import AsyncReservation
+from icefarm.client import Client, Reservation
+from icefarm.errors import (
+    BoardLostError,
+    ControlOfflineError,
+    FarmError,
+    FarmPermissionError,
+    FarmUnreachableError,
+    InternalFarmError,
+    InvalidBitstreamError,
+    InvalidRequestError,
+    LimitExceededError,
+    MeasurementFailedError,
+    NoSuchBehaviourError,
+    NoSuchBoardError,
+    NoSuchReservationError,
+    NotAvailableError,
+    NotHolderError,
+    ReservationEndedError,
+    TimedOutError,
+)
+from icefarm.results import Result
+from icefarm.view import Agent, Board
+
+__all__ = [
+    "Agent",
+    "AsyncClient",
+    "AsyncReservation",
+    "Board",
+    "BoardLostError",
+    "Client",
+    "ControlOfflineError",
+    "FarmError",
+    "FarmPermissionError",
+    "FarmUnreachableError",
+    "InternalFarmError",
+    "InvalidBitstreamError",
+    "InvalidRequestError",
+    "LimitExceededError",
+    "MeasurementFailedError",
+    "NoSuchBehaviourError",
+    "NoSuchBoardError",
+    "NoSuchReservationError",
+    "NotAvailableError",
+    "NotHolderError",
+    "Reservation",
+    "ReservationEndedError",
+    "Result",
+    "TimedOutError",
+]

@@ -1,0 +1,101 @@
+"""`icefarm reserve`, `extend` and `release`."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from icefarm.cli.app import Broker, Json, Name, app, fail, open_farm, out, print_json
+from icefarm.errors import InvalidRequestError
+from icefarm_schemas import DEFAULT_DURATION, ReservationState
+
+Duration = Annotated[float, typer.Option(help="Seconds until the lease ends.", min=0.1)]
+Ids = Annotated[list[str], typer.Argument(help="Ids, as `icefarm reserve` printed them.")]
+
+
+def _show(state: ReservationState, words: str, as_json: bool) -> None:
+    if as_json:
+        print_json(state.model_dump(mode="json", exclude_none=True))
+    else:
+        names = ", ".join(device.device for device in state.devices)
+        out.print(f"[bold]{state.reservation}[/bold] {escape(words)}: {escape(names)}")
+
+
+def parse_arguments(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` pairs; a value that is JSON is taken as such, any other as text."""
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            fail(InvalidRequestError(f"an argument is written key=value, not {pair!r}"))
+        try:
+            arguments[key] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[key] = value
+    return arguments
+
+
+@app.command()
+def reserve(
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many boards.")] = 1,
+    board: Annotated[
+        list[str] | None, typer.Option(help="Exactly this board; repeat it for several.")
+    ] = None,
+    behaviour: Annotated[str, typer.Option(help="What the boards are to do.")] = "pulsecount",
+    argument: Annotated[
+        list[str] | None, typer.Option(help="For the behaviour, as key=value.")
+    ] = None,
+    duration: Duration = DEFAULT_DURATION,
+    broker: Broker = None,
+    name: Name = None,
+    as_json: Json = False,
+) -> None:
+    """Reserve boards and keep them until `icefarm release` or the end of the lease.
+
+    Example: icefarm reserve --count 2 --duration 600
+    """
+    arguments = parse_arguments(argument or [])
+    with open_farm(broker, name) as farm:
+        reservation = farm.reserve(
+            None if board else count,
+            boards=board,
+            behaviour=behaviour,
+            arguments=arguments,
+            duration=duration,
+            keep=True,
+        )
+        until = reservation.expires_at.astimezone()
+        _show(reservation.state, f"is ready until {until:%Y-%m-%d %H:%M:%S}", as_json)
+
+
+@app.command()
+def extend(
+    reservations: Ids,
+    duration: Duration = DEFAULT_DURATION,
+    broker: Broker = None,
+    name: Name = None,
+    as_json: Json = False,
+) -> None:
+    """Let reservations end later: so many seconds from now.
+
+    Example: icefarm extend 3f9a1c2b7d --duration 3600
+    """
+    with open_farm(broker, name) as farm:
+        for reservation in reservations:
+            state = farm.extend(reservation, duration)
+            until = state.expires_at.astimezone()
+            _show(state, f"now ends {until:%Y-%m-%d %H:%M:%S}", as_json)
+
+
+@app.command()
+def release(
+    reservations: Ids, broker: Broker = None, name: Name = None, as_json: Json = False
+) -> None:
+    """Give back the boards of reservations.
+
+    Example: icefarm release 3f9a1c2b7d
+    """
+    with open_farm(broker, name) as farm:
+        for reservation in reservations:
+            _show(farm.release(reservation), "is released", as_json)

@@ -1,0 +1,212 @@
+"""The synchronous client: the same names as the asynchronous one, without `await`.
+
+An event loop in a thread of its own keeps the connection alive while the caller computes.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from icefarm.async_client import DEFAULT_GRACE, AsyncClient
+from icefarm.async_reservation import AsyncReservation
+from icefarm.results import Result, Source
+from icefarm.view import Agent, Board
+from icefarm_schemas import DEFAULT_DURATION, ReservationState
+
+_Result = TypeVar("_Result")
+
+
+class _LoopThread:
+    """An event loop that runs in a thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        # Not to keep a program from ending that forgot to close its client.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="icefarm", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Run a coroutine and return its result; cancel it when the caller is interrupted."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Client:
+    """A connection to a farm, made by `with`. See `AsyncClient` for arguments and errors."""
+
+    def __init__(
+        self, broker: str | None = None, *, name: str | None = None, grace: float = DEFAULT_GRACE
+    ) -> None:
+        self._client = AsyncClient(broker, name=name, grace=grace)
+        self._thread: _LoopThread | None = None
+
+    @property
+    def name(self) -> str:
+        """Who this client is in the farm."""
+        return self._client.name
+
+    @property
+    def session(self) -> str:
+        """The id of this process in the farm."""
+        return self._client.session
+
+    def __enter__(self) -> Self:
+        self._thread = _LoopThread()
+        try:
+            self._call(self._client.__aenter__())
+        except BaseException:
+            self._thread.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._thread is not None
+        try:
+            self._call(self._client.__aexit__(kind, error, traceback))
+        finally:
+            self._thread.close()
+
+    def _call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        if self._thread is None:
+            work.close()
+            raise RuntimeError("the client is not open; use it as `with icefarm.Client() as farm:`")
+        return self._thread.call(work)
+
+    def boards(self) -> list[Board]:
+        """All boards of the farm, by agent and name."""
+        return self._call(self._client.boards())
+
+    def agents(self) -> list[Agent]:
+        """All agents of the farm, by name."""
+        return self._call(self._client.agents())
+
+    def is_served(self) -> bool:
+        """Whether control is there to answer requests."""
+        return self._call(self._client.is_served())
+
+    def changed(self) -> None:
+        """Return at the next change of what `boards`, `agents` and `is_served` tell."""
+        self._call(self._client.changed())
+
+    def reserve(
+        self,
+        count: int | None = None,
+        *,
+        behaviour: str = "pulsecount",
+        boards: Sequence[str] | None = None,
+        arguments: dict[str, Any] | None = None,
+        duration: float = DEFAULT_DURATION,
+        keep: bool = False,
+    ) -> "Reservation":
+        """Reserve boards and wait until they are ready. See `AsyncClient.reserve`."""
+
+        async def reserve() -> AsyncReservation:
+            return await self._client.reserve(
+                count,
+                behaviour=behaviour,
+                boards=boards,
+                arguments=arguments,
+                duration=duration,
+                keep=keep,
+            )
+
+        return Reservation(self, self._call(reserve()))
+
+    def find_reservation(self, reservation: str) -> "Reservation":
+        """One of your reservations, perhaps of another process. See `AsyncClient`."""
+        return Reservation(self, self._call(self._client.find_reservation(reservation)))
+
+    def extend(self, reservation: str, duration: float = DEFAULT_DURATION) -> ReservationState:
+        """Let a reservation's lease end `duration` seconds from now. See `AsyncClient`."""
+        return self._call(self._client.extend(reservation, duration))
+
+    def release(self, reservation: str) -> ReservationState:
+        """Give back a reservation's boards. See `AsyncClient`."""
+        return self._call(self._client.release(reservation))
+
+
+class Reservation:
+    """Boards that are held. `with` gives them back. See `AsyncReservation`."""
+
+    def __init__(self, client: Client, reservation: AsyncReservation) -> None:
+        self._client, self._reservation = client, reservation
+
+    @property
+    def id(self) -> str:
+        """What the CLI and topics call it."""
+        return self._reservation.id
+
+    @property
+    def boards(self) -> tuple[str, ...]:
+        """The names of its boards."""
+        return self._reservation.boards
+
+    @property
+    def behaviour(self) -> str:
+        """What its boards do."""
+        return self._reservation.behaviour
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the lease ends, in UTC."""
+        return self._reservation.expires_at
+
+    @property
+    def state(self) -> ReservationState:
+        """As control told it last."""
+        return self._reservation.state
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._client._call(self._reservation.__aexit__(kind, error, traceback))
+
+    def evaluate(
+        self, bitstreams: Iterable[Source], *, on_every_board: bool = False
+    ) -> Iterator[Result]:
+        """Measure bitstreams and yield each result as it comes. See `AsyncReservation`.
+
+        The iterable is read in the client's own thread.
+        """
+        results = self._reservation.evaluate(bitstreams, on_every_board=on_every_board)
+
+        async def following() -> Result | None:
+            return await anext(results, None)
+
+        try:
+            while (result := self._client._call(following())) is not None:
+                yield result
+        finally:
+            self._client._call(results.aclose())
+
+    def extend(self, duration: float = DEFAULT_DURATION) -> None:
+        """Let the lease end `duration` seconds from now."""
+        self._client._call(self._reservation.extend(duration))
+
+    def release(self) -> None:
+        """Give the boards back; a second time does nothing."""
+        self._client._call(self._reservation.release())

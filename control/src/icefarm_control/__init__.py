@@ -1,0 +1,1 @@
+"""Control: who holds which board. Requests in, Postgres in the middle, assignments out."""

@@ -1,0 +1,58 @@
+"""The `icefarm-control` command."""
+
+import asyncio
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icefarm_broker import URL_VARIABLE, BrokerAddress
+from icefarm_broker.service import log_as, run_service
+from icefarm_control.control import Control
+from icefarm_control.database import Database
+from icefarm_control.embedded import embedded_database
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    broker: Annotated[
+        str | None,
+        typer.Option(envvar=URL_VARIABLE, help="mqtt://user:password@host:port"),
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ICEFARM_DATABASE",
+            help="postgresql://user:password@host/name; without it, one is run here.",
+        ),
+    ] = None,
+    directory: Annotated[
+        Path, typer.Option(help="Where the database that is run here keeps its data.")
+    ] = Path("icefarm-data"),
+) -> None:
+    """Decide who holds which board, until stopped."""
+    log_as("icefarm-control")
+    try:
+        address = BrokerAddress.find(broker)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--broker") from error
+
+    async def control(url: str) -> None:
+        opened = Database(url)
+        await opened.open()
+        try:
+            await Control(opened, address).run()
+        finally:
+            await opened.close()
+
+    async def control_and_database() -> None:
+        with embedded_database(directory.resolve() / "postgres") as embedded:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(embedded.keep_running())
+                tasks.create_task(control(embedded.url))
+
+    sys.exit(run_service(control_and_database if database is None else partial(control, database)))

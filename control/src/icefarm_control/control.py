@@ -1,0 +1,279 @@
+"""The control process: everything that happens becomes a job, and jobs are done one at a time.
+
+    the broker  ->  Control._listen  ->  jobs  ->  Control._work  ->  Postgres  ->  Mirror
+                                          ^
+                          Control._watch_time (leases, sessions, old answers)
+
+One job is one transaction. Its effect is mirrored to the broker when it has been committed, and
+mirrored again from the database at the next start when the process dies in between.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from importlib.metadata import version
+
+from icefarm_broker import (
+    BrokerAddress,
+    BrokerError,
+    Connected,
+    Connection,
+    Invalid,
+    PresenceMessages,
+    Received,
+    Synced,
+)
+from icefarm_control import answers, reservations
+from icefarm_control.database import Cursor, Database
+from icefarm_control.inventory import Inventory
+from icefarm_control.mirror import MIRRORED, Mirror
+from icefarm_control.reservations import Held, RefusedError
+from icefarm_control.sessions import SessionKey, Sessions
+from icefarm_schemas import (
+    ControlState,
+    Error,
+    ErrorCode,
+    ExtendRequest,
+    Presence,
+    ReleaseRequest,
+    Reply,
+    ReserveRequest,
+    utc_now,
+)
+from icefarm_schemas.topics import (
+    AgentStateTopic,
+    ControlStateTopic,
+    DeviceStateTopic,
+    RepliesTopic,
+    RequestTopic,
+    SessionStateTopic,
+)
+
+Job = Callable[[], Awaitable[None]]
+
+_MOST_JOBS_WAITING = 1000
+_LONGEST_PAUSE = 10.0
+"""Seconds between looks at the time, which bounds what the jump of a clock can do."""
+_GOODBYE = 2.0
+"""Seconds that a last message may take."""
+
+log = logging.getLogger(__name__)
+
+
+def _connection(address: BrokerAddress) -> Connection:
+    root = address.root
+    online = ControlState(
+        status=Presence.ONLINE, version=version("icefarm-control"), started_at=utc_now()
+    )
+    return Connection(
+        address,
+        "control",
+        PresenceMessages(ControlStateTopic(), online, ControlState(status=Presence.OFFLINE)),
+        subscriptions=[
+            f"$share/control/{RequestTopic.pattern(root)}",
+            AgentStateTopic.pattern(root),
+            DeviceStateTopic.pattern(root),
+            SessionStateTopic.pattern(root),
+        ],
+        snapshots=[kind.pattern(root) for kind in MIRRORED],
+    )
+
+
+class Control:
+    """Answers requests and ends what has to end, until it is cancelled."""
+
+    def __init__(self, database: Database, address: BrokerAddress) -> None:
+        self._database = database
+        self._connection = _connection(address)
+        self._mirror = Mirror(self._connection)
+        self._inventory = Inventory()
+        self._sessions = Sessions()
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue(_MOST_JOBS_WAITING)
+        # Requests may come before the retained states have; they wait until these are known.
+        self._early: list[Job] | None = []
+        self._next_look = utc_now()
+        self._lease_is_short = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work for ever. The database must be open.
+
+        Raises:
+            TakenOverError: another control process has connected to the broker.
+        """
+        self._database.on_reconnect = self._load
+        await self._database.transaction(self._load)
+        async with self._connection:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._listen())
+                    tasks.create_task(self._work())
+                    tasks.create_task(self._watch_time())
+                    tasks.create_task(self._mirror.states.run())
+            finally:
+                await self._say_goodbye()
+
+    async def _say_goodbye(self) -> None:
+        """Tell that control stops: after a clean end of the connection the broker does not."""
+        try:
+            async with asyncio.timeout(_GOODBYE):
+                await self._connection.publish(
+                    ControlStateTopic(), ControlState(status=Presence.OFFLINE)
+                )
+        except TimeoutError:
+            log.info("the broker is away, so its will says that control stops")
+
+    async def _load(self, cursor: Cursor) -> None:
+        self._mirror.load(await reservations.live_reservations(cursor))
+
+    async def _listen(self) -> None:
+        async for happening in self._connection:
+            self._mirror.states.observe(happening)
+            self._inventory.observe(happening)
+            match happening:
+                case Connected():
+                    self._early = []
+                case Synced():
+                    early, self._early = self._early or [], None
+                    for job in early:
+                        await self._jobs.put(job)
+                case Received(RequestTopic()) | Invalid(RequestTopic()):
+                    await self._add(partial(self._answer, happening))
+                case Invalid(_, why, delivery):
+                    log.warning("ignored a message on %s: %s", delivery.topic, why)
+            ended = self._sessions.observe(happening)
+            if ended is not None:
+                await self._add(partial(self._end_session, ended))
+            # Each job begins with what has been reported; without one, reports need their own.
+            if self._inventory.waiting and self._early is None and self._jobs.empty():
+                await self._jobs.put(self._write_inventory)
+
+    async def _add(self, job: Job) -> None:
+        if self._early is not None:
+            self._early.append(job)
+        else:
+            await self._jobs.put(job)
+
+    async def _work(self) -> None:
+        while True:
+            job = await self._jobs.get()
+            await self._write_inventory()
+            await job()
+
+    async def _write_inventory(self) -> None:
+        if self._inventory.waiting:
+            reports = self._inventory.take()
+            await self._database.transaction(lambda cursor: self._inventory.write(cursor, reports))
+
+    async def _answer(self, request: Received | Invalid) -> None:
+        """Carry out a request and reply to the session that its topic names."""
+        assert isinstance(request.topic, RequestTopic)
+        topic, delivery = request.topic, request.delivery
+        correlation = delivery.correlation or secrets.token_bytes(8)
+        replies = RepliesTopic(topic.client, topic.session)
+        changed: list[Held] = []
+
+        async def carry_out(cursor: Cursor) -> Reply:
+            changed.clear()
+            before = await answers.remembered(cursor, topic.client, topic.session, correlation)
+            if before is not None:
+                return before
+            try:
+                held = await self._decide(cursor, request)
+                changed.append(held)
+                reply = Reply(reservation=held.state)
+            except RefusedError as refusal:
+                reply = Reply(error=refusal.error)
+            await answers.remember(cursor, topic.client, topic.session, correlation, reply)
+            return reply
+
+        try:
+            if delivery.response_topic not in (None, replies.build(self._connection.root)):
+                raise RefusedError(
+                    ErrorCode.INVALID_REQUEST,
+                    f"a reply goes to {replies.build(self._connection.root)} and nowhere else",
+                )
+            reply = await self._database.transaction(carry_out)
+        except RefusedError as refusal:
+            reply = Reply(error=refusal.error)
+        except Exception:
+            # A defect in one request must not end the farm; whoever asked is told.
+            log.exception("the request on %s failed", delivery.topic)
+            reply = Reply(
+                error=Error(
+                    code=ErrorCode.INTERNAL,
+                    message="control failed on this request; its log says why",
+                )
+            )
+        for held in changed:
+            state = held.state
+            log.info("%s: reservation %s of %s", topic.operation, state.reservation, state.client)
+            if state.expires_at < self._next_look:
+                self._lease_is_short.set()
+        if reply.error is not None:
+            log.info("refused %s: %s", delivery.topic, reply.error.message)
+        await asyncio.gather(
+            self._reply(replies, reply, delivery.correlation),
+            *(self._mirror.apply(held) for held in changed),
+        )
+
+    async def _decide(self, cursor: Cursor, request: Received | Invalid) -> Held:
+        topic = request.topic
+        assert isinstance(topic, RequestTopic)
+        if isinstance(request, Invalid):
+            raise RefusedError(ErrorCode.INVALID_REQUEST, request.why)
+        match request.message:
+            case ReserveRequest() as reserve:
+                return await reservations.reserve(cursor, topic.client, topic.session, reserve)
+            case ExtendRequest() as extend:
+                return await reservations.extend(cursor, topic.client, extend)
+            case ReleaseRequest() as release:
+                return await reservations.release(cursor, topic.client, release)
+        raise AssertionError(f"no rule for {topic.operation}")
+
+    async def _reply(self, topic: RepliesTopic, reply: Reply, correlation: bytes | None) -> None:
+        try:
+            await self._connection.publish(topic, reply, correlation=correlation)
+        except BrokerError as error:
+            log.info("nobody took the reply on %s: %s", topic.build(), error)
+
+    async def _end_session(self, key: SessionKey) -> None:
+        if self._sessions.is_online(key):
+            return  # It came back while this job waited.
+        client, session = key
+        await self._end(
+            f"session {session} of {client} is gone",
+            lambda cursor: reservations.end_session(cursor, client, session),
+        )
+        await self._connection.publish(SessionStateTopic(client, session), b"")
+
+    async def _end(self, why: str, work: Callable[[Cursor], Awaitable[list[Held]]]) -> None:
+        for held in await self._database.transaction(work):
+            log.info("reservation %s ended: %s", held.state.reservation, why)
+            await self._mirror.apply(held)
+
+    async def _watch_time(self) -> None:
+        """Look at leases and sessions when the next lease ends, and now and then."""
+        while True:
+            looked = asyncio.Event()
+            await self._add(partial(self._look_at_time, looked))
+            await looked.wait()
+            pause = (self._next_look - utc_now()).total_seconds()
+            try:
+                await asyncio.wait_for(self._lease_is_short.wait(), max(pause, 0))
+            except TimeoutError:
+                continue
+
+    async def _look_at_time(self, looked: asyncio.Event) -> None:
+        transaction = self._database.transaction
+        await self._end("its lease is over", reservations.end_expired)
+        for key in self._sessions.overdue(await transaction(reservations.sessions_that_matter)):
+            await self._end_session(key)
+        await transaction(answers.forget_old)
+        seconds = await transaction(reservations.seconds_to_next_expiry)
+        pause = _LONGEST_PAUSE if seconds is None else min(max(seconds, 0), _LONGEST_PAUSE)
+        self._next_look = utc_now() + timedelta(seconds=pause)
+        self._lease_is_short.clear()
+        looked.set()

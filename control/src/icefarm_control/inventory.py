@@ -1,0 +1,131 @@
+"""What agents report of themselves and their devices, brought into Postgres in batches.
+
+Only the latest report of each device counts, so however fast reports come, what waits to be
+written is bounded by the number of devices.
+"""
+
+import json
+from dataclasses import dataclass, field
+
+from icefarm_broker import Connected, Happening, Received, Synced
+from icefarm_control.database import Cursor
+from icefarm_schemas import DeviceState, Presence
+from icefarm_schemas.topics import AgentStateTopic, DeviceStateTopic
+
+DeviceKey = tuple[str, str]
+"""Agent and device."""
+
+
+@dataclass
+class Reports:
+    """What has come since the last batch.
+
+    `snapshot` has all devices that are retained at the broker, once these are known.
+    """
+
+    devices: dict[DeviceKey, DeviceState | None] = field(default_factory=dict)
+    agents: set[str] = field(default_factory=set)
+    snapshot: set[DeviceKey] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.devices or self.agents or self.snapshot is not None)
+
+
+class Inventory:
+    """Collects reports from the connection until they are taken to the database."""
+
+    def __init__(self) -> None:
+        self._reports = Reports()
+        self._online: set[str] = set()
+        self._seen: set[DeviceKey] | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to write."""
+        return bool(self._reports)
+
+    def observe(self, happening: Happening) -> None:
+        """Take note of a report, and of what a snapshot no longer has."""
+        match happening:
+            case Connected():
+                self._seen = set()
+                self._online.clear()
+            case Synced() if self._seen is not None:
+                self._reports.snapshot, self._seen = self._seen, None
+            case Received(AgentStateTopic(agent), message):
+                self._reports.agents.add(agent)
+                if message is not None and message.status is Presence.ONLINE:
+                    self._online.add(agent)
+                else:
+                    self._online.discard(agent)
+            case Received(DeviceStateTopic(agent, device), message):
+                self._reports.devices[agent, device] = message
+                if self._seen is not None and message is not None:
+                    self._seen.add((agent, device))
+
+    def take(self) -> Reports:
+        """What has come, which is then the caller's to write."""
+        reports, self._reports = self._reports, Reports()
+        return reports
+
+    async def write(self, cursor: Cursor, reports: Reports) -> None:
+        """Bring reports into the database; harmless to repeat."""
+        here = {key: state for key, state in reports.devices.items() if state is not None}
+        gone = reports.devices.keys() - here.keys()
+        if here:
+            await self._write_devices(cursor, here)
+        if reports.snapshot is not None:
+            # What the broker does not retain went away while control was not there.
+            await cursor.execute("SELECT agent, name FROM device WHERE status <> 'gone'")
+            known = {(row["agent"], row["name"]) for row in await cursor.fetchall()}
+            gone |= known - reports.snapshot - here.keys()
+        if gone:
+            await self._write_gone(cursor, gone)
+        if reports.agents or reports.snapshot is not None:
+            await cursor.execute(
+                """
+                UPDATE device SET online = agent = ANY(%(online)s)
+                WHERE online <> (agent = ANY(%(online)s))
+                """,
+                {"online": list(self._online)},
+            )
+
+    async def _write_devices(self, cursor: Cursor, here: dict[DeviceKey, DeviceState]) -> None:
+        rows = [
+            {
+                "agent": agent,
+                "name": name,
+                "product": state.product,
+                "behaviours": state.behaviours,
+                "status": state.status,
+                "online": agent in self._online,
+            }
+            for (agent, name), state in here.items()
+        ]
+        await cursor.execute(
+            """
+            INSERT INTO device (agent, name, product, behaviours, status, online)
+            SELECT agent, name, product, behaviours, status, online
+            FROM jsonb_to_recordset(%(rows)s::jsonb) AS reported
+                (agent text, name text, product text, behaviours text[], status text,
+                 online boolean)
+            ORDER BY agent, name
+            ON CONFLICT (agent, name) DO UPDATE
+            SET product = excluded.product, behaviours = excluded.behaviours,
+                status = excluded.status, online = excluded.online
+            """,
+            {"rows": json.dumps(rows)},
+        )
+
+    @staticmethod
+    async def _write_gone(cursor: Cursor, gone: set[DeviceKey]) -> None:
+        """Forget free devices; a held one is kept until its reservation ends."""
+        await cursor.execute(
+            """
+            UPDATE device SET status = 'gone'
+            FROM unnest(%(agents)s::text[], %(names)s::text[]) AS gone (agent, name)
+            WHERE device.agent = gone.agent AND device.name = gone.name
+            """,
+            {"agents": [agent for agent, _ in gone], "names": [name for _, name in gone]},
+        )
+        await cursor.execute("DELETE FROM device WHERE reservation IS NULL AND status = 'gone'")

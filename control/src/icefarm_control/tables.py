@@ -1,0 +1,87 @@
+"""The tables of Postgres, the truth for reservations. Queries are SQL, where they are used."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ARRAY, Column, DateTime, ForeignKey, Index, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+
+def _time(nullable: bool = False) -> "Column[datetime]":
+    return Column(DateTime(timezone=True), nullable=nullable)
+
+
+class Device(SQLModel, table=True):
+    """A board as its agent reported it last, and who has it.
+
+    `reservation` is repeated from the live allocation so that the row that an allocation locks
+    says itself whether the device is free: under READ COMMITTED only the locked row is rechecked.
+    """
+
+    agent: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    product: str
+    behaviours: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    status: str
+    online: bool
+    """Whether its agent is."""
+    reservation: str | None = Field(default=None, foreign_key="reservation.id", index=True)
+
+
+class Reservation(SQLModel, table=True):
+    """A client's hold on some devices, from its request to long after its end."""
+
+    __table_args__ = (
+        Index("reservation_expiry", "expires_at", postgresql_where=text("status = 'active'")),
+        Index(
+            "reservation_live_session",
+            "client",
+            "session",
+            postgresql_where=text("status = 'active'"),
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    client: str
+    session: str
+    behaviour: str
+    arguments: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    on_session_end: str
+    status: str
+    created_at: datetime = Field(sa_column=_time())
+    expires_at: datetime = Field(sa_column=_time())
+    ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    end_reason: str | None = None
+
+
+class Allocation(SQLModel, table=True):
+    """One device in one reservation. The index lets no device have two live ones."""
+
+    __table_args__ = (
+        Index(
+            "one_live_allocation_per_device",
+            "agent",
+            "device",
+            unique=True,
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
+
+    reservation: str = Field(sa_column=Column(Text, ForeignKey("reservation.id"), primary_key=True))
+    agent: str = Field(primary_key=True)
+    device: str = Field(primary_key=True)
+    started_at: datetime = Field(sa_column=_time())
+    ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+
+
+class Answer(SQLModel, table=True):
+    """The reply to a request, repeated when the request comes again."""
+
+    client: str = Field(primary_key=True)
+    session: str = Field(primary_key=True)
+    correlation: bytes = Field(primary_key=True)
+    reply: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    answered_at: datetime = Field(
+        sa_column=Column(DateTime(timezone=True), nullable=False, index=True)
+    )

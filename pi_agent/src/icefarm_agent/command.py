@@ -1,0 +1,47 @@
+"""The `icefarm-agent` command."""
+
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from icefarm_agent.agent import Agent
+from icefarm_agent.behaviours import installed_behaviours
+from icefarm_agent.virtual.board import virtual_boards
+from icefarm_broker import URL_VARIABLE, BrokerAddress
+from icefarm_broker.service import log_as, run_service
+from icefarm_schemas import check_name
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    broker: Annotated[
+        str | None, typer.Option(envvar=URL_VARIABLE, help="mqtt://user:password@host:port")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="This agent's name in the farm; else this machine's.")
+    ] = None,
+    virtual_boards_count: Annotated[
+        int, typer.Option("--virtual-boards", min=0, max=1000, help="Boards without hardware.")
+    ] = 0,
+    virtual_speed: Annotated[
+        float,
+        typer.Option(min=0.01, help="How many times faster than real boards the virtual ones are."),
+    ] = 1.0,
+) -> None:
+    """Offer this machine's boards to the farm, until stopped."""
+    try:
+        agent_name = check_name(name or socket.gethostname())
+        address = BrokerAddress.find(broker)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    log_as(f"icefarm-agent[{agent_name}]")
+
+    async def agent() -> None:
+        async with virtual_boards(agent_name, virtual_boards_count, virtual_speed) as boards:
+            await Agent(agent_name, address, boards, installed_behaviours()).run()
+
+    sys.exit(run_service(agent))

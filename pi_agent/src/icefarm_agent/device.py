@@ -1,0 +1,262 @@
+"""One device: brought to what control assigns, from whatever state it is in.
+
+It works from the latest assignment only, never from having seen each change, so it does not
+matter how many came and went while it was busy.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+
+from icefarm_agent.behaviours import Behaviour, MeasurementError
+from icefarm_agent.board import (
+    DEFAULT_FIRMWARE,
+    DEFAULT_FIRMWARE_GREETING,
+    Board,
+    BoardError,
+)
+from icefarm_agent.console import Console
+from icefarm_agent.evaluations import Evaluation, EvaluationQueue
+from icefarm_agent.outbox import Outbox
+from icefarm_schemas import (
+    Assignment,
+    DeviceState,
+    DeviceStatus,
+    Error,
+    ErrorCode,
+    EvaluationFinished,
+    Measurement,
+    utc_now,
+)
+
+log = logging.getLogger(__name__)
+
+NEXT: Mapping[DeviceStatus | None, frozenset[DeviceStatus]] = {
+    None: frozenset({DeviceStatus.PREPARING}),
+    DeviceStatus.PREPARING: frozenset({DeviceStatus.AVAILABLE, DeviceStatus.BROKEN}),
+    DeviceStatus.AVAILABLE: frozenset({DeviceStatus.STARTING}),
+    DeviceStatus.STARTING: frozenset(
+        {DeviceStatus.READY, DeviceStatus.CLEANING, DeviceStatus.BROKEN}
+    ),
+    DeviceStatus.READY: frozenset({DeviceStatus.CLEANING, DeviceStatus.BROKEN}),
+    DeviceStatus.CLEANING: frozenset({DeviceStatus.AVAILABLE, DeviceStatus.BROKEN}),
+    DeviceStatus.BROKEN: frozenset({DeviceStatus.CLEANING, DeviceStatus.PREPARING}),
+}
+"""Which status may follow which."""
+
+_TRY_AGAIN = 60.0
+"""Seconds after which a broken board that nobody holds is tried again."""
+
+
+class Device:
+    """A board, what it should do and what it does.
+
+    Args:
+        board: the hardware, or what stands for it.
+        behaviours: what it can be assigned to do, by name.
+        report: called with each new state.
+        outbox: takes the results.
+    """
+
+    def __init__(
+        self,
+        agent: str,
+        board: Board,
+        behaviours: Mapping[str, type[Behaviour]],
+        report: Callable[[DeviceState], None],
+        outbox: Outbox,
+    ) -> None:
+        self.name = board.name
+        self._agent = agent
+        self._board = board
+        self._behaviours = behaviours
+        self._report = report
+        self._outbox = outbox
+        self._status: DeviceStatus | None = None
+        self._wanted: Assignment | None = None
+        self._lease_ends = 0.0
+        self._changed = asyncio.Event()
+        self._serving: Assignment | None = None
+        self._queue = EvaluationQueue()
+
+    def assign(self, assignment: Assignment | None) -> None:
+        """What control wants now; None when the device is to be free."""
+        self._wanted = assignment
+        if assignment is not None:
+            # By this machine's monotonic clock, so that the lease ends even without control.
+            left = (assignment.expires_at - utc_now()).total_seconds()
+            self._lease_ends = time.monotonic() + left
+        self._changed.set()
+
+    @property
+    def assignment(self) -> Assignment | None:
+        """What the device should do now: nothing when the lease is over."""
+        return self._wanted if time.monotonic() < self._lease_ends else None
+
+    async def evaluate(self, evaluation: Evaluation) -> None:
+        """Queue a bitstream; one that cannot be queued has its error sent as its result."""
+        serving = self._serving
+        if serving is None:
+            return
+        refusal = (
+            self._queue.add(evaluation)
+            if self._status is DeviceStatus.READY
+            else Error(
+                code=ErrorCode.DEVICE_LOST,
+                message=f"the board {self.name!r} is not ready but {self._status}",
+            )
+        )
+        if refusal is not None:
+            await self._send(evaluation, serving, 0, error=refusal)
+
+    async def run(self) -> None:
+        """Follow the assignments until cancelled; then let go of the board."""
+        try:
+            await self._restore(DeviceStatus.PREPARING)
+            while True:
+                self._changed.clear()
+                assignment = self.assignment
+                if self._status is DeviceStatus.BROKEN:
+                    await self._stay_broken(assignment)
+                elif assignment is None:
+                    await self._changed.wait()
+                else:
+                    await self._serve(assignment)
+                    if self._status is not DeviceStatus.BROKEN:
+                        await self._restore(DeviceStatus.CLEANING)
+        finally:
+            await self._board.close()
+
+    async def _serve(self, assignment: Assignment) -> None:
+        """Be what the holder reserved until the assignment is no longer wanted."""
+        self._serving, self._queue = assignment, EvaluationQueue()
+        async with AsyncExitStack() as stack:
+            stack.callback(self._stop_serving)
+            self._become(DeviceStatus.STARTING)
+            try:
+                behaviour = self._behaviours[assignment.behaviour](
+                    self._board, assignment.arguments
+                )
+                stack.push_async_callback(behaviour.stop)
+                await behaviour.start()
+            except KeyError:
+                self._become(DeviceStatus.BROKEN, f"it has no behaviour {assignment.behaviour!r}")
+                return
+            except (BoardError, ValueError) as error:
+                self._become(DeviceStatus.BROKEN, str(error))
+                return
+            self._become(DeviceStatus.READY)
+            working = asyncio.create_task(self._work(behaviour, assignment))
+            ending = asyncio.create_task(self._until_over(assignment))
+            try:
+                await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
+                if working.done():
+                    await working
+            except BoardError as error:
+                self._become(DeviceStatus.BROKEN, str(error))
+            except Exception as error:
+                # A behaviour may be a lab's own; its defect is its board's, not the agent's.
+                log.exception("%s failed on %s", assignment.behaviour, self.name)
+                self._become(DeviceStatus.BROKEN, f"{assignment.behaviour} failed: {error!r}")
+            finally:
+                working.cancel()
+                ending.cancel()
+                await asyncio.gather(working, ending, return_exceptions=True)
+
+    def _stop_serving(self) -> None:
+        self._serving = None
+
+    async def _until_over(self, assignment: Assignment) -> None:
+        while True:
+            self._changed.clear()
+            wanted = self.assignment
+            if wanted is None or wanted.reservation != assignment.reservation:
+                return
+            try:
+                left = self._lease_ends - time.monotonic()
+                await asyncio.wait_for(self._changed.wait(), max(left, 0))
+            except TimeoutError:
+                log.info("the lease of %s on %s is over", wanted.reservation, self.name)
+
+    async def _work(self, behaviour: Behaviour, assignment: Assignment) -> None:
+        """Evaluate what is queued, one after the other; restart a board that does not go on."""
+        while True:
+            evaluation = await self._queue.next()
+            started = time.monotonic()
+            try:
+                measurement = await behaviour.evaluate(evaluation.bitstream)
+            except MeasurementError as failure:
+                seconds = time.monotonic() - started
+                await self._send(evaluation, assignment, seconds, error=failure.error)
+                if not failure.board_is_well:
+                    log.warning("restarting %s: %s", self.name, failure)
+                    await behaviour.start()
+            else:
+                seconds = time.monotonic() - started
+                await self._send(evaluation, assignment, seconds, measurement=measurement)
+
+    async def _send(
+        self,
+        evaluation: Evaluation,
+        assignment: Assignment,
+        seconds: float,
+        *,
+        measurement: Measurement | None = None,
+        error: Error | None = None,
+    ) -> None:
+        result = EvaluationFinished(
+            reservation=assignment.reservation,
+            evaluation=evaluation.id,
+            agent=self._agent,
+            device=self.name,
+            behaviour=assignment.behaviour,
+            measurement=measurement,
+            error=error,
+            seconds=round(seconds, 6),
+            finished_at=utc_now(),
+        )
+        await self._outbox.put(evaluation.client, evaluation.session, result)
+
+    async def _restore(self, status: DeviceStatus) -> None:
+        """Bring the board to the state in which everybody finds it."""
+        self._become(status)
+        try:
+            await self._board.install(DEFAULT_FIRMWARE)
+            async with Console(self._board.console) as console:
+                await console.wait_for(DEFAULT_FIRMWARE_GREETING, self._board.patience)
+        except BoardError as error:
+            self._become(DeviceStatus.BROKEN, f"its default firmware does not run: {error}")
+        else:
+            self._become(DeviceStatus.AVAILABLE)
+
+    async def _stay_broken(self, assignment: Assignment | None) -> None:
+        """Keep the reason in sight until the holder is gone, or for a while if there is none."""
+        if assignment is not None:
+            await self._until_over(assignment)
+            await self._restore(DeviceStatus.CLEANING)
+            return
+        try:
+            await asyncio.wait_for(self._changed.wait(), _TRY_AGAIN)
+        except TimeoutError:
+            await self._restore(DeviceStatus.PREPARING)
+
+    def _become(self, status: DeviceStatus, detail: str | None = None) -> None:
+        if status not in NEXT[self._status]:
+            raise AssertionError(f"{self.name} cannot go from {self._status} to {status}")
+        self._status = status
+        serving = self._serving
+        if detail is not None:
+            log.error("%s is %s: %s", self.name, status, detail)
+        self._report(
+            DeviceState(
+                status=status,
+                product=self._board.product,
+                behaviours=tuple(self._behaviours),
+                behaviour=serving and serving.behaviour,
+                reservation=serving and serving.reservation,
+                detail=detail,
+                since=utc_now(),
+            )
+        )
