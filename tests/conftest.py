@@ -1,1 +1,77 @@
-"""x"""
+"""Fixtures: a real Mosquitto and a real Postgres, started for the tests on free ports."""
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from support.processes import Processes
+from support.recorder import Recorder
+
+from icefarm_broker.mosquitto import Mosquitto, free_port
+from icefarm_control.embedded import embedded_database
+
+CIRCUITS = Path(__file__).parents[1] / "examples" / "circuits"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a Postgres of this test run's own."""
+    # A short path: the socket is in it, and may have 107 characters.
+    directory = Path(tempfile.mkdtemp(prefix="icefarm-test-"))
+    with embedded_database(directory / "postgres") as database:
+        yield database.url
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def database_url(postgres: str) -> Iterator[str]:
+    """A new, empty database."""
+    name = f"test_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        yield postgres.replace("/postgres?", f"/{name}?")
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker that everybody on this machine may use, as `icefarm up` starts it."""
+    with Mosquitto(tmp_path / "broker", free_port()) as broker:
+        yield broker
+
+
+@pytest.fixture
+def recorder(mosquitto: Mosquitto) -> Iterator[Recorder]:
+    """Every message on the wire, checked against the contract when the test ends."""
+    recorder = Recorder(mosquitto.url)
+    yield recorder
+    recorder.stop()
+
+
+@pytest.fixture
+def processes(
+    mosquitto: Mosquitto,
+    recorder: Recorder,
+    database_url: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Iterator[Processes]:
+    """Starts control and agents; all of the test's messages are recorded."""
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    processes = Processes(mosquitto.url, database_url, directory)
+    yield processes
+    try:
+        processes.stop()
+    finally:
+        print(processes.logs())
+
+
+@pytest.fixture
+def circuits() -> Path:
+    """The folder of example circuits."""
+    return CIRCUITS

@@ -1,7 +1,7 @@
 """Where a farm is: the broker's host, port, login and the root of its topics, as one URL."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import quote, unquote, urlsplit
 
@@ -19,7 +19,7 @@ class BrokerAddress:
     host: str
     port: int
     user: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     tls: bool = False
     root: str = DEFAULT_ROOT
 

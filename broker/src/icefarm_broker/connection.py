@@ -37,6 +37,10 @@ _RECEIVE_MAXIMUM = 500
 _PUBLISHES_AT_ONCE = 500
 _LONGEST_QUEUE = 2 * _RECEIVE_MAXIMUM
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_SHORT = 5.0
+"""Seconds; a connection that lasts no longer does not make the pauses short again."""
+_MANY = 3
+"""Short connections in a row that are worth a word."""
 
 log = logging.getLogger(__name__)
 
@@ -204,8 +208,8 @@ class Connection:
             topic=topic.build(self.root),
             payload=payload,
             retain=topic.retained if retain is None else retain,
-            content_type=None if isinstance(message, bytes) else CONTENT_TYPE,
-            response_topic=response_topic and response_topic.build(self.root),
+            content_type=CONTENT_TYPE if payload and topic.carries is not bytes else None,
+            response_topic=None if response_topic is None else response_topic.build(self.root),
             correlation=correlation,
             user_properties=user_properties,
         )
@@ -328,12 +332,13 @@ class Connection:
 
     async def _keep(self) -> None:
         """Hold a connection, and make it again with growing pauses when it is lost."""
-        pause, started, ever = _FIRST_PAUSE, time.monotonic(), False
+        pause, started, ever, short = _FIRST_PAUSE, time.monotonic(), False, 0
         while True:
             try:
                 mqtt = await self._connect_once()
-                self.reconnected_at = time.monotonic() if ever else None
-                ever, pause = True, _FIRST_PAUSE
+                made = time.monotonic()
+                self.reconnected_at = made if ever else None
+                ever = True
                 self._mqtt = mqtt
                 self._up.set()
                 await asyncio.wait([mqtt.lost])
@@ -343,6 +348,17 @@ class Connection:
                 if isinstance(why, TakenOverError):
                     raise why
                 log.warning("%s; connecting again", why)
+                short = short + 1 if time.monotonic() - made < _SHORT else 0
+                if short == 0:
+                    pause = _FIRST_PAUSE
+                elif short % _MANY == 0:
+                    # Mosquitto 2.0.11 closes a connection that is taken over without a word.
+                    log.error(
+                        "the last %d connections as %r were cut at once; perhaps another process "
+                        "uses the same name: stop it, or give this one another name",
+                        short,
+                        self.client_id,
+                    )
             except (BrokerUnreachableError, LoginRefusedError, NotAuthorisedError) as error:
                 patience = math.inf if ever or self._patience is None else self._patience
                 refused = not isinstance(error, BrokerUnreachableError) and patience < math.inf

@@ -42,6 +42,17 @@ _IN_FLIGHT = 1000
 """Publishes that may wait for their PUBACK at once; paho's default of 20 throttles results."""
 
 
+def _properties(packet: int) -> Properties:
+    # paho has no annotations here.
+    return Properties(packet)  # type: ignore[no-untyped-call]
+
+
+def _number(code: object) -> int:
+    """A reason code as the standard numbers it; 0 where there is none."""
+    value = code.value if isinstance(code, ReasonCode) else code
+    return value if isinstance(value, int) else 0
+
+
 @dataclass(frozen=True)
 class Outgoing:
     """A message to be published; `will_delay` in seconds is only for a will."""
@@ -57,7 +68,7 @@ class Outgoing:
 
     def properties(self, packet: int = PacketTypes.PUBLISH) -> Properties:
         """As paho takes them."""
-        properties = Properties(packet)
+        properties = _properties(packet)
         if self.content_type is not None:
             properties.ContentType = self.content_type
         if self.response_topic is not None:
@@ -84,6 +95,11 @@ class Delivery:
     acknowledge: Callable[[], None] = field(repr=False, compare=False)
 
 
+def _as_will(message: Outgoing) -> aiomqtt.Will:
+    properties = message.properties(PacketTypes.WILLMESSAGE)
+    return aiomqtt.Will(message.topic, message.payload, 1, message.retain, properties)
+
+
 class MqttClient(aiomqtt.Client):
     """A connection that is made by `async with` and is over when `lost` is done.
 
@@ -100,13 +116,13 @@ class MqttClient(aiomqtt.Client):
         client_id: str,
         deliver: Callable[[Delivery], None],
         *,
-        will: Outgoing | None,
+        will: Outgoing,
         clean_start: bool,
         session_expiry: float,
         keepalive: int,
         receive_maximum: int,
     ) -> None:
-        connect = Properties(PacketTypes.CONNECT)
+        connect = _properties(PacketTypes.CONNECT)
         connect.SessionExpiryInterval = round(session_expiry)
         connect.ReceiveMaximum = receive_maximum
         super().__init__(
@@ -117,10 +133,7 @@ class MqttClient(aiomqtt.Client):
             identifier=client_id,
             protocol=aiomqtt.ProtocolVersion.V5,
             tls_context=ssl.create_default_context() if address.tls else None,
-            will=will
-            and aiomqtt.Will(
-                will.topic, will.payload, 1, will.retain, will.properties(PacketTypes.WILLMESSAGE)
-            ),
+            will=_as_will(will),
             clean_start=clean_start,
             keepalive=keepalive,
             properties=connect,
@@ -139,8 +152,7 @@ class MqttClient(aiomqtt.Client):
             await super().__aenter__()
         except aiomqtt.MqttCodeError as error:
             self._client.disconnect()
-            code = error.rc.value if isinstance(error.rc, ReasonCode) else error.rc
-            if code in (_BAD_USER_NAME_OR_PASSWORD, _NOT_AUTHORISED):
+            if _number(error.rc) in (_BAD_USER_NAME_OR_PASSWORD, _NOT_AUTHORISED):
                 raise LoginRefusedError(
                     f"the broker at {self._address} refuses the login"
                     + (f" of {self._address.user}" if self._address.user else " without a user")
@@ -160,7 +172,7 @@ class MqttClient(aiomqtt.Client):
 
     async def close(self) -> None:
         """Say goodbye: the broker drops the will and forgets the session."""
-        farewell = Properties(PacketTypes.DISCONNECT)
+        farewell = _properties(PacketTypes.DISCONNECT)
         farewell.SessionExpiryInterval = 0
         self._client.disconnect(properties=farewell)
         await asyncio.wait([self.lost], timeout=1)
@@ -224,8 +236,7 @@ class MqttClient(aiomqtt.Client):
         except aiomqtt.MqttError as error:
             raise ConnectionLostError(str(error)) from error
         for text, code in zip(filters, codes, strict=True):
-            value = code.value if isinstance(code, ReasonCode) else code
-            if value >= _FAILURE:
+            if _number(code) >= _FAILURE:
                 raise NotAuthorisedError(f"the broker refused the subscription to {text}: {code}")
 
     async def unsubscribe_from(self, filters: Sequence[str]) -> None:
@@ -276,7 +287,7 @@ class MqttClient(aiomqtt.Client):
         self._deliver(
             Delivery(
                 topic=message.topic,
-                payload=message.payload,
+                payload=bytes(message.payload),
                 retain=message.retain,
                 response_topic=getattr(properties, "ResponseTopic", None),
                 correlation=getattr(properties, "CorrelationData", None),

@@ -7,6 +7,7 @@ is found in the connection's snapshot and removed.
 
 import asyncio
 import logging
+from collections.abc import Set as AbstractSet
 
 from icefarm_broker.connection import Connected, Connection, Happening, Received, Synced
 from icefarm_broker.errors import BrokerError
@@ -44,7 +45,7 @@ class RetainedStates:
         if self._wanted.pop(topic, None) is not None:
             self._mark(topic)
 
-    def keep_only(self, topics: set[Topic]) -> None:
+    def keep_only(self, topics: AbstractSet[Topic]) -> None:
         """Remove every state that is not among these."""
         for topic in self._wanted.keys() - topics:
             self.remove(topic)

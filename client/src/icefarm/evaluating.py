@@ -10,7 +10,7 @@ from icefarm.errors import BoardLostError, FarmError, from_broker, from_error
 from icefarm.results import Bitstream, Result, Source
 from icefarm.view import View
 from icefarm_broker import BrokerError, Connection, NobodyListensError
-from icefarm_schemas import CommandRefused, EvaluationFinished
+from icefarm_schemas import CommandRefused, EvaluationFinished, Measurement
 from icefarm_schemas.topics import DEVICE_PROPERTY, EvaluateTopic
 
 if TYPE_CHECKING:
@@ -128,15 +128,16 @@ class Evaluating:
 
     async def _wait(self) -> None:
         """Until an event, a change of the boards, or a moment to look at the time."""
-        if not self._events:
-            self._happened.clear()
-            event = asyncio.create_task(self._happened.wait())
-            await asyncio.wait(
-                [event, self._view.changed()],
-                timeout=_LOOK_AGAIN,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            event.cancel()
+        if self._events:
+            return
+        self._happened.clear()
+        either = [
+            asyncio.create_task(self._happened.wait()),
+            asyncio.create_task(self._view.changed()),
+        ]
+        await asyncio.wait(either, timeout=_LOOK_AGAIN, return_when=asyncio.FIRST_COMPLETED)
+        for task in either:
+            task.cancel()
 
     def _results_of(self, event: EvaluationFinished | CommandRefused) -> list[Result]:
         """The results in an event: none when it is a repetition."""
@@ -174,15 +175,15 @@ class Evaluating:
 
     @staticmethod
     def _result(key: BoardKey, bitstream: Bitstream, event: EvaluationFinished) -> Result:
-        measured = event.measurement
+        measured = event.measurement or Measurement()
         return Result(
             index=bitstream.index,
             bitstream=bitstream.name,
             board=key[1],
             agent=key[0],
-            pulses=measured and measured.pulses,
-            variance=measured and measured.variance,
-            waveform=measured and measured.waveform,
-            error=event.error and from_error(event.error),
+            pulses=measured.pulses,
+            variance=measured.variance,
+            waveform=measured.waveform,
+            error=None if event.error is None else from_error(event.error),
             seconds=event.seconds,
         )

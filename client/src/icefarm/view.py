@@ -60,7 +60,7 @@ class View:
         self.reservations: dict[str, ReservationState] = {}
         self.ended: dict[str, ReservationState] = {}
         self._offline_since: dict[str, float] = {}
-        self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._change = asyncio.Event()
 
     def observe(self, received: Received) -> None:
         """Take note of a state."""
@@ -79,17 +79,18 @@ class View:
                 self._put_reservation(reservation, message)
             case _:
                 return
-        self._changed.set_result(None)
-        self._changed = asyncio.get_running_loop().create_future()
+        self._change.set()
+        self._change = asyncio.Event()
 
     def _put_reservation(self, reservation: str, state: ReservationState | None) -> None:
         if state is not None and state.status is ReservationStatus.ACTIVE:
             self.reservations[reservation] = state
             return
         last = self.reservations.pop(reservation, None)
-        if state is not None or last is not None:
-            # Removed without a word: this client was away when the end was told.
-            self.ended.setdefault(reservation, state or last)
+        # Without its end it was removed while this client was away.
+        end = state or last
+        if end is not None:
+            self.ended.setdefault(reservation, end)
 
     @staticmethod
     def _put(states: dict, key: object, message: object) -> None:  # type: ignore[type-arg]
@@ -98,9 +99,9 @@ class View:
         else:
             states[key] = message
 
-    def changed(self) -> "asyncio.Future[None]":
-        """Done at the next change."""
-        return self._changed
+    async def changed(self) -> None:
+        """Return at the next change."""
+        await self._change.wait()
 
     def offline_for(self, agent: str) -> float:
         """Seconds for which an agent has been away; 0 when it is there."""

@@ -18,10 +18,10 @@ from importlib.metadata import version
 
 from icefarm_broker import (
     BrokerAddress,
-    BrokerError,
     Connected,
     Connection,
     Invalid,
+    NobodyListensError,
     PresenceMessages,
     Received,
     Synced,
@@ -236,8 +236,8 @@ class Control:
     async def _reply(self, topic: RepliesTopic, reply: Reply, correlation: bytes | None) -> None:
         try:
             await self._connection.publish(topic, reply, correlation=correlation)
-        except BrokerError as error:
-            log.info("nobody took the reply on %s: %s", topic.build(), error)
+        except NobodyListensError as error:
+            log.info("the reply came too late: %s", error)
 
     async def _end_session(self, key: SessionKey) -> None:
         if self._sessions.is_online(key):

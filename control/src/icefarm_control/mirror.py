@@ -1,6 +1,8 @@
 """Postgres, mirrored to retained topics: assignments to agents, the state of each reservation."""
 
-from icefarm_broker import Connection, RetainedStates
+from contextlib import suppress
+
+from icefarm_broker import Connection, NobodyListensError, RetainedStates
 from icefarm_control.reservations import Held
 from icefarm_schemas import Assignment, ReservationStatus
 from icefarm_schemas.topics import AssignmentTopic, ReservationStateTopic
@@ -32,7 +34,8 @@ class Mirror:
         for device in state.devices:
             self.states.remove(AssignmentTopic(device.agent, device.device))
         # A state that is retained and then removed would not say why it ended.
-        await self._connection.publish(topic, state, retain=False)
+        with suppress(NobodyListensError):
+            await self._connection.publish(topic, state, retain=False)
         self.states.remove(topic)
 
     def _hold(self, held: Held) -> set[AssignmentTopic | ReservationStateTopic]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 
-from icefarm_agent.behaviours import Behaviour, MeasurementError
+from icefarm_agent.behaviours import ArgumentsError, Behaviour, MeasurementError
 from icefarm_agent.board import (
     DEFAULT_FIRMWARE,
     DEFAULT_FIRMWARE_GREETING,
@@ -124,49 +124,48 @@ class Device:
                     await self._changed.wait()
                 else:
                     await self._serve(assignment)
-                    if self._status is not DeviceStatus.BROKEN:
-                        await self._restore(DeviceStatus.CLEANING)
         finally:
             await self._board.close()
 
     async def _serve(self, assignment: Assignment) -> None:
         """Be what the holder reserved until the assignment is no longer wanted."""
         self._serving, self._queue = assignment, EvaluationQueue()
-        async with AsyncExitStack() as stack:
-            stack.callback(self._stop_serving)
-            self._become(DeviceStatus.STARTING)
-            try:
-                behaviour = self._behaviours[assignment.behaviour](
-                    self._board, assignment.arguments
-                )
+        self._become(DeviceStatus.STARTING)
+        try:
+            async with AsyncExitStack() as stack:
+                behaviour = self._behaviour(assignment)
                 stack.push_async_callback(behaviour.stop)
                 await behaviour.start()
-            except KeyError:
-                self._become(DeviceStatus.BROKEN, f"it has no behaviour {assignment.behaviour!r}")
-                return
-            except (BoardError, ValueError) as error:
-                self._become(DeviceStatus.BROKEN, str(error))
-                return
-            self._become(DeviceStatus.READY)
-            working = asyncio.create_task(self._work(behaviour, assignment))
-            ending = asyncio.create_task(self._until_over(assignment))
-            try:
-                await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
-                if working.done():
-                    await working
-            except BoardError as error:
-                self._become(DeviceStatus.BROKEN, str(error))
-            except Exception as error:
-                # A behaviour may be a lab's own; its defect is its board's, not the agent's.
-                log.exception("%s failed on %s", assignment.behaviour, self.name)
-                self._become(DeviceStatus.BROKEN, f"{assignment.behaviour} failed: {error!r}")
-            finally:
-                working.cancel()
-                ending.cancel()
-                await asyncio.gather(working, ending, return_exceptions=True)
+                self._become(DeviceStatus.READY)
+                await self._work_until_over(behaviour, assignment)
+        except (BoardError, ArgumentsError) as error:
+            self._become(DeviceStatus.BROKEN, str(error))
+        except Exception as error:
+            # A behaviour may be a lab's own; its defect is its board's, not the agent's.
+            log.exception("%s failed on %s", assignment.behaviour, self.name)
+            self._become(DeviceStatus.BROKEN, f"{assignment.behaviour} failed: {error!r}")
+        finally:
+            self._serving = None
+        if self._status is DeviceStatus.READY:
+            await self._restore(DeviceStatus.CLEANING)
 
-    def _stop_serving(self) -> None:
-        self._serving = None
+    def _behaviour(self, assignment: Assignment) -> Behaviour:
+        kind = self._behaviours.get(assignment.behaviour)
+        if kind is None:
+            raise ArgumentsError(f"this agent has no behaviour {assignment.behaviour!r}")
+        return kind(self._board, assignment.arguments)
+
+    async def _work_until_over(self, behaviour: Behaviour, assignment: Assignment) -> None:
+        working = asyncio.create_task(self._work(behaviour, assignment))
+        ending = asyncio.create_task(self._until_over(assignment))
+        try:
+            await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                await working
+        finally:
+            working.cancel()
+            ending.cancel()
+            await asyncio.gather(working, ending, return_exceptions=True)
 
     async def _until_over(self, assignment: Assignment) -> None:
         while True:

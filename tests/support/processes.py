@@ -1,0 +1,96 @@
+"""The parts of a farm as processes, started through their console scripts as deployed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+def script(name: str) -> str:
+    """The path of a console script of this installation."""
+    return str(Path(sys.executable).parent / name)
+
+
+class Processes:
+    """Starts parts against one broker and one database, and ends them with the test."""
+
+    def __init__(self, broker_url: str, database_url: str, directory: Path) -> None:
+        self._broker, self._database, self._directory = broker_url, database_url, directory
+        self._all: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        """Start any program; its output goes to a file that a failing test shows."""
+        with (self._directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment
+            )
+        self._all[name] = process
+        return process
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """In which client tools find the farm."""
+        return {**os.environ, "ICEFARM_BROKER": self._broker, "COLUMNS": "200", "NO_COLOR": "1"}
+
+    def control(self) -> subprocess.Popen[bytes]:
+        """Start control."""
+        return self.start("control", script("icefarm-control"), "--database", self._database)
+
+    def agent(
+        self, name: str = "bench", boards: int = 2, speed: float = 20
+    ) -> subprocess.Popen[bytes]:
+        """Start an agent with virtual boards."""
+        return self.start(
+            f"agent-{name}",
+            script("icefarm-agent"),
+            "--name",
+            name,
+            "--virtual-boards",
+            str(boards),
+            "--virtual-speed",
+            str(speed),
+        )
+
+    def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run the `icefarm` command to its end."""
+        return subprocess.run(
+            [script("icefarm"), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.environment,
+            check=False,
+        )
+
+    def kill(self, name: str) -> None:
+        """SIGKILL."""
+        process = self._all.pop(name)
+        process.kill()
+        process.wait()
+
+    def interrupt(self, name: str) -> int:
+        """Ctrl-C, twice in a row; return the exit code."""
+        process = self._all.pop(name)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        return process.wait(30)
+
+    def stop(self) -> None:
+        """End all that still run, agents before what they talk to."""
+        for process in self._all.values():
+            process.terminate()
+        for name, process in self._all.items():
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise AssertionError(f"{name} did not stop on SIGTERM") from None
+
+    def logs(self) -> str:
+        """All output so far."""
+        return "\n".join(
+            f"--- {path.stem}\n{path.read_text(errors='replace')[-6000:]}"
+            for path in sorted(self._directory.glob("*.log"))
+        )
