@@ -209,7 +209,7 @@ class AsyncClient:
             raise NoSuchReservationError(f"there is no live reservation {reservation!r}")
         if state.client != self.name:
             raise NotHolderError(
-                f"the reservation {reservation!r} is {state.client!r}'s, not {self.name!r}'s"
+                f"the reservation {reservation!r} is held by {state.client!r}, not by {self.name!r}"
             )
         return await self._open(state)
 

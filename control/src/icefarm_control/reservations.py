@@ -247,7 +247,8 @@ async def _check_holder(cursor: Cursor, client: str, reservation: str) -> None:
         )
     if rows[0]["client"] != client:
         raise RefusedError(
-            ErrorCode.NOT_HOLDER, f"the reservation {reservation!r} is not {client!r}'s"
+            ErrorCode.NOT_HOLDER,
+            f"the reservation {reservation!r} is held by somebody else, not by {client!r}",
         )
     if rows[0]["status"] != "active":
         reason = rows[0]["end_reason"]

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, DateTime, ForeignKey, Index, Text, text
+from sqlalchemy import ARRAY, Column, DateTime, Index, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -68,7 +68,7 @@ class Allocation(SQLModel, table=True):
         ),
     )
 
-    reservation: str = Field(sa_column=Column(Text, ForeignKey("reservation.id"), primary_key=True))
+    reservation: str = Field(primary_key=True, foreign_key="reservation.id")
     agent: str = Field(primary_key=True)
     device: str = Field(primary_key=True)
     started_at: datetime = Field(sa_column=_time())

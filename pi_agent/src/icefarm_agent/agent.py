@@ -179,7 +179,8 @@ class Agent:
             await self._refuse(
                 topic,
                 ErrorCode.NOT_HOLDER,
-                f"the reservation {topic.reservation!r} is not {topic.client!r}'s",
+                f"the reservation {topic.reservation!r} is held by somebody else, not by "
+                f"{topic.client!r}",
             )
             return
         evaluation = Evaluation(topic.evaluation, bitstream, topic.client, topic.session)

@@ -17,7 +17,7 @@ def _time(name: str, nullable: bool = False) -> "sa.Column[datetime]":
 
 
 def _text(name: str, nullable: bool = False, primary_key: bool = False) -> "sa.Column[str]":
-    return sa.Column(name, sa.Text(), nullable=nullable, primary_key=primary_key)
+    return sa.Column(name, sa.String(), nullable=nullable, primary_key=primary_key)
 
 
 def upgrade() -> None:
@@ -48,12 +48,12 @@ def upgrade() -> None:
         sa.Column("behaviours", sa.ARRAY(sa.Text()), nullable=False),
         _text("status"),
         sa.Column("online", sa.Boolean(), nullable=False),
-        sa.Column("reservation", sa.Text(), sa.ForeignKey("reservation.id"), nullable=True),
+        sa.Column("reservation", sa.String(), sa.ForeignKey("reservation.id"), nullable=True),
     )
     op.create_index("ix_device_reservation", "device", ["reservation"])
     op.create_table(
         "allocation",
-        sa.Column("reservation", sa.Text(), sa.ForeignKey("reservation.id"), primary_key=True),
+        sa.Column("reservation", sa.String(), sa.ForeignKey("reservation.id"), primary_key=True),
         _text("agent", primary_key=True),
         _text("device", primary_key=True),
         _time("started_at"),

@@ -1,0 +1,315 @@
+"""The control process over a real broker, with a connection of ours in the place of an agent."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from support.processes import Processes
+from support.recorder import Recorder
+from support.waiting import until, until_async
+
+import icefarm
+from icefarm_broker import BrokerAddress, Connection, PresenceMessages
+from icefarm_broker.mosquitto import Mosquitto
+from icefarm_schemas import (
+    AgentState,
+    Assignment,
+    ControlState,
+    DeviceState,
+    DeviceStatus,
+    ErrorCode,
+    Presence,
+    Reply,
+    SessionState,
+    utc_now,
+)
+from icefarm_schemas.topics import (
+    AgentStateTopic,
+    AssignmentTopic,
+    ControlStateTopic,
+    DeviceStateTopic,
+    RepliesTopic,
+    RequestTopic,
+    ReservationStateTopic,
+    SessionStateTopic,
+)
+
+ONLINE = AgentState(status=Presence.ONLINE)
+
+
+def a_device(status: DeviceStatus = DeviceStatus.AVAILABLE) -> DeviceState:
+    return DeviceState(status=status, product="p", behaviours=("pulsecount",), since=utc_now())
+
+
+@pytest_asyncio.fixture
+async def agent(mosquitto: Mosquitto) -> AsyncIterator[Connection]:
+    """Reports as an agent does; it has the devices a and b."""
+    connection = Connection(
+        BrokerAddress.parse(mosquitto.url),
+        "agent-pi",
+        PresenceMessages(AgentStateTopic("pi"), ONLINE, AgentState(status=Presence.OFFLINE)),
+    )
+    async with connection:
+        for name in ("a", "b"):
+            await connection.publish(DeviceStateTopic("pi", name), a_device())
+        yield connection
+
+
+@pytest.fixture
+def control(processes: Processes, recorder: Recorder) -> Processes:
+    """Control, when it is there."""
+    processes.control()
+    until(lambda: _control_states(recorder)[-1:] == [Presence.ONLINE])
+    return processes
+
+
+def _control_states(recorder: Recorder) -> list[Presence]:
+    return [
+        recorded.message.status
+        for recorded in recorder.of(ControlStateTopic)
+        if isinstance(recorded.message, ControlState)
+    ]
+
+
+def assigned(recorder: Recorder, device: str) -> Assignment | None:
+    """What the device is assigned to now."""
+    recorded = recorder.of(AssignmentTopic, device=device)
+    return recorded[-1].message if recorded else None
+
+
+async def ask(
+    connection: Connection,
+    recorder: Recorder,
+    operation: str,
+    payload: bytes,
+    correlation: bytes = b"1",
+    *,
+    session: str = "s",
+    answers: int = 1,
+) -> Reply:
+    """Send a raw request and return the newest of the expected number of replies."""
+    await connection.publish(
+        RequestTopic("ann", session, operation), payload, correlation=correlation
+    )
+    until(lambda: len(recorder.of(RepliesTopic, session=session)) == answers)
+    reply = recorder.of(RepliesTopic, session=session)[-1].message
+    assert isinstance(reply, Reply)
+    return reply
+
+
+async def test_a_reservation_becomes_assignments_and_ends_with_them(
+    control: Processes, agent: Connection, recorder: Recorder
+) -> None:
+    reply = await ask(
+        agent,
+        recorder,
+        "reserve",
+        b'{"behaviour":"pulsecount","count":2,"on_session_end":"keep","arguments":{"x":1}}',
+    )
+    assert reply.reservation is not None
+    held = reply.reservation
+    for name in ("a", "b"):
+        until(lambda name=name: assigned(recorder, name))
+        assignment = assigned(recorder, name)
+        assert assignment is not None
+        assert assignment.reservation == held.reservation
+        assert assignment.arguments == {"x": 1}
+        assert assignment.expires_at == held.expires_at
+    longer = await ask(
+        agent,
+        recorder,
+        "extend",
+        json.dumps({"reservation": held.reservation, "duration": 9000}).encode(),
+        b"2",
+        answers=2,
+    )
+    assert longer.reservation is not None
+    expires_at = longer.reservation.expires_at
+
+    def extended() -> bool:
+        now = assigned(recorder, "a")
+        return now is not None and now.expires_at == expires_at
+
+    until(extended)
+    payload = json.dumps({"reservation": held.reservation}).encode()
+    await ask(agent, recorder, "release", payload, b"3", answers=3)
+    until(lambda: assigned(recorder, "a") is None and assigned(recorder, "b") is None)
+    states = recorder.of(ReservationStateTopic, reservation=held.reservation)
+    told = [(r.message and r.message.status, r.message and r.message.reason) for r in states]
+    assert told == [("active", None), ("active", None), ("ended", "released"), (None, None)]
+    assert [r.retain for r in states] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("operation", "payload", "words"),
+    [
+        ("reserve", b"{broken", "Invalid JSON"),
+        ("reserve", b'{"behaviour":"pulsecount","count":1,"countt":2}', "countt: Extra"),
+        ("reserve", b'{"behaviour":"pulsecount","count":1,"duration":-1}', "duration: Input"),
+        ("reserve", b'{"behaviour":"pulsecount","devices":["a/b"]}', "slash"),
+        ("release", b'{"reservation":"#"}', "number sign"),
+        ("steal", b"{}", "no operation 'steal'; there are reserve, extend, release"),
+        ("reserve", b"x" * 1_000_000, "Invalid JSON"),
+    ],
+)
+async def test_a_request_that_makes_no_sense_is_answered_with_what_is_wrong(
+    control: Processes,
+    agent: Connection,
+    recorder: Recorder,
+    operation: str,
+    payload: bytes,
+    words: str,
+) -> None:
+    recorder.expect_fault("requests/")
+    reply = await ask(agent, recorder, operation, payload)
+    assert reply.error is not None
+    assert reply.error.code is ErrorCode.INVALID_REQUEST
+    assert words in reply.error.message
+    good = b'{"behaviour":"pulsecount","count":1,"on_session_end":"keep"}'
+    after = await ask(agent, recorder, "reserve", good, b"2", answers=2)
+    assert after.reservation is not None
+
+
+async def test_a_repeated_request_gets_the_same_answer_and_no_second_board(
+    control: Processes, agent: Connection, recorder: Recorder
+) -> None:
+    request = b'{"behaviour":"pulsecount","count":1,"on_session_end":"keep"}'
+    first = await ask(agent, recorder, "reserve", request, b"same")
+    control.kill("control")
+    until(lambda: _control_states(recorder)[-1] is Presence.OFFLINE)
+    control.control()
+    until(lambda: _control_states(recorder)[-1] is Presence.ONLINE)
+    second = await ask(agent, recorder, "reserve", request, b"same", answers=2)
+    assert second == first
+    other = await ask(agent, recorder, "reserve", request, b"other", answers=3)
+    assert other.reservation is not None
+    assert first.reservation is not None
+    assert other.reservation.reservation != first.reservation.reservation
+    refused = await ask(agent, recorder, "reserve", request, b"third", answers=4)
+    assert refused.error is not None
+    assert refused.error.code is ErrorCode.NOT_AVAILABLE
+
+
+async def test_a_reply_goes_to_the_session_that_asked_and_nowhere_else(
+    control: Processes, agent: Connection, recorder: Recorder
+) -> None:
+    await agent.publish(
+        RequestTopic("ann", "s", "release"),
+        b'{"reservation":"r"}',
+        response_topic=RepliesTopic("bob", "s"),
+        correlation=b"1",
+    )
+    until(lambda: recorder.of(RepliesTopic))
+    [recorded] = recorder.of(RepliesTopic)
+    assert recorded.topic == RepliesTopic("ann", "s")
+    assert isinstance(recorded.message, Reply)
+    assert recorded.message.error is not None
+    assert recorded.message.error.code is ErrorCode.INVALID_REQUEST
+
+
+async def test_a_lease_ends_by_itself(
+    control: Processes, agent: Connection, recorder: Recorder
+) -> None:
+    reply = await ask(
+        agent,
+        recorder,
+        "reserve",
+        b'{"behaviour":"pulsecount","count":1,"duration":0.5,"on_session_end":"keep"}',
+    )
+    assert reply.reservation is not None
+    until(lambda: recorder.of(AssignmentTopic, device="a"))
+    until(lambda: assigned(recorder, "a") is None)
+    ended = recorder.of(ReservationStateTopic)[-2].message
+    assert ended.reason == "expired"
+    assert utc_now() >= reply.reservation.expires_at
+
+
+async def test_the_end_of_a_session_ends_its_reservations_and_leaves_nothing(
+    control: Processes, agent: Connection, recorder: Recorder
+) -> None:
+    for session in ("gone", "there"):
+        state = SessionState(status=Presence.ONLINE, grace=1, since=utc_now())
+        await agent.publish(SessionStateTopic("ann", session), state)
+        reply = await ask(
+            agent,
+            recorder,
+            "reserve",
+            b'{"behaviour":"pulsecount","count":1}',
+            session=session,
+        )
+        assert reply.reservation is not None
+    offline = SessionState(status=Presence.OFFLINE)
+    await agent.publish(SessionStateTopic("ann", "gone"), offline)
+    until(lambda: recorder.of(AssignmentTopic, device="a")[-1].message is None)
+    until(lambda: recorder.of(SessionStateTopic, session="gone")[-1].message is None)
+    ended = recorder.of(ReservationStateTopic)[-2].message
+    assert (ended.session, ended.reason) == ("gone", "session_gone")
+    assert assigned(recorder, "b") is not None
+
+
+async def test_control_repairs_what_changed_while_it_was_away(
+    control: Processes, agent: Connection, recorder: Recorder, mosquitto: Mosquitto
+) -> None:
+    request = b'{"behaviour":"pulsecount","devices":["a"],"on_session_end":"keep"}'
+    reply = await ask(agent, recorder, "reserve", request)
+    until(lambda: assigned(recorder, "a"))
+    control.kill("control")
+    until(lambda: _control_states(recorder)[-1] is Presence.OFFLINE)
+    # Somebody has tampered with what control owns, and a board has been unplugged.
+    stray = assigned(recorder, "a")
+    assert stray is not None
+    await agent.publish(AssignmentTopic("pi", "b"), stray)
+    await agent.publish(AssignmentTopic("pi", "a"), b"")
+    await agent.publish(DeviceStateTopic("pi", "b"), b"")
+    control.control()
+    until(lambda: assigned(recorder, "b") is None and assigned(recorder, "a") == stray)
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+        with pytest.raises(icefarm.NoSuchBoardError):
+            await client.reserve(boards=["b"])
+        assert reply.reservation is not None
+        await client.release(reply.reservation.reservation)
+
+
+async def test_two_who_want_the_last_board(
+    control: Processes, agent: Connection, mosquitto: Mosquitto
+) -> None:
+    await agent.publish(DeviceStateTopic("pi", "b"), a_device(DeviceStatus.BROKEN))
+    async with (
+        icefarm.AsyncClient(mosquitto.url, name="ann") as ann,
+        icefarm.AsyncClient(mosquitto.url, name="bob") as bob,
+    ):
+
+        async def seen() -> bool:
+            return any(board.status == "broken" for board in await ann.boards())
+
+        await until_async(seen)
+        outcomes = await asyncio.gather(
+            ann._request("reserve", _for_one()),  # type: ignore[arg-type]
+            bob._request("reserve", _for_one()),  # type: ignore[arg-type]
+            return_exceptions=True,
+        )
+    errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    assert len(errors) == 1
+    assert isinstance(errors[0], icefarm.NotAvailableError)
+    assert errors[0].details == {"asked": 1, "free": 0, "total": 2}
+
+
+def _for_one() -> icefarm.async_client.ReserveRequest:
+    return icefarm.async_client.ReserveRequest(behaviour="pulsecount", count=1)
+
+
+async def test_without_control_a_request_fails_at_once(mosquitto: Mosquitto) -> None:
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(icefarm.ControlOfflineError, match="control process is not running"):
+            await client.reserve(1)
+        assert asyncio.get_running_loop().time() - started < 5
+
+
+async def test_a_stopped_control_says_that_it_is_offline(
+    control: Processes, recorder: Recorder
+) -> None:
+    assert control.interrupt("control") == 0
+    until(lambda: _control_states(recorder)[-1] is Presence.OFFLINE)
