@@ -201,7 +201,7 @@ async def test_a_slow_consumer_holds_back_the_broker(mosquitto: Mosquitto) -> No
         for number in range(2500):
             await publisher.publish(EvaluateTopic("r", "c", "s", f"{number}"), b"x")
         assert subscriber._happenings.qsize() <= 500
-        seen = []
+        seen: list[int] = []
         while len(seen) < 2500:
             received = await following(subscriber, Received)
             assert isinstance(received, Received)

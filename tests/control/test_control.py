@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -20,8 +21,10 @@ from icefarm_schemas import (
     DeviceState,
     DeviceStatus,
     ErrorCode,
+    Operation,
     Presence,
     Reply,
+    ReserveRequest,
     SessionState,
     utc_now,
 )
@@ -111,7 +114,7 @@ async def test_a_reservation_becomes_assignments_and_ends_with_them(
     assert reply.reservation is not None
     held = reply.reservation
     for name in ("a", "b"):
-        until(lambda name=name: assigned(recorder, name))
+        until(partial(assigned, recorder, name))
         assignment = assigned(recorder, name)
         assert assignment is not None
         assert assignment.reservation == held.reservation
@@ -286,18 +289,14 @@ async def test_two_who_want_the_last_board(
 
         await until_async(seen)
         outcomes = await asyncio.gather(
-            ann._request("reserve", _for_one()),  # type: ignore[arg-type]
-            bob._request("reserve", _for_one()),  # type: ignore[arg-type]
+            ann._request(Operation.RESERVE, ReserveRequest(behaviour="pulsecount", count=1)),
+            bob._request(Operation.RESERVE, ReserveRequest(behaviour="pulsecount", count=1)),
             return_exceptions=True,
         )
     errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     assert len(errors) == 1
     assert isinstance(errors[0], icefarm.NotAvailableError)
     assert errors[0].details == {"asked": 1, "free": 0, "total": 2}
-
-
-def _for_one() -> icefarm.async_client.ReserveRequest:
-    return icefarm.async_client.ReserveRequest(behaviour="pulsecount", count=1)
 
 
 async def test_without_control_a_request_fails_at_once(mosquitto: Mosquitto) -> None:

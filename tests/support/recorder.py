@@ -83,7 +83,7 @@ class Recorder:
             return
         try:
             topic = parse(message.topic, self._root)
-            decoded = topic.decode(message.payload)
+            decoded = topic.decode(bytes(message.payload))
         except (UnknownTopicError, InvalidPayloadError) as error:
             self._faults.append(f"{message.topic}: {error}")
             return

@@ -3,13 +3,24 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from icefarm_broker.accounts import Account, Role, write_accounts
 from icefarm_broker.mosquitto import Mosquitto, ProgramMissingError
+from icefarm_schemas.topics import DEFAULT_ROOT
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Mosquitto for a farm: run one here, or write the accounts of one.",
+)
+
+
+def _fail(error: Exception) -> NoReturn:
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(1)
 
 
 @app.command()
@@ -24,7 +35,35 @@ def run(
     try:
         command = Mosquitto(directory.resolve(), port).command()
     except ProgramMissingError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+        _fail(error)
     # No process stands between it and whoever starts, stops or kills it.
     os.execv(command[0], command)
+
+
+@app.command()
+def accounts(
+    file: Annotated[
+        typer.FileText, typer.Argument(help="A line for each: role, name, password. - is stdin.")
+    ],
+    directory: Annotated[Path, typer.Option(help="Where `passwords` and `access` are written.")],
+    root: Annotated[str, typer.Option(help="Of the farm's topics.")] = DEFAULT_ROOT,
+) -> None:
+    """Write Mosquitto's password file and access list.
+
+    The roles are control, agent, client and observer. The name of an agent's or client's account
+    is its name in topics.
+    """
+    found = []
+    for number, line in enumerate(file, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            role, name, password = line.split()
+            found.append(Account(name, password, Role(role)))
+        except ValueError as error:
+            _fail(ValueError(f"line {number} is not `role name password`: {error}"))
+    try:
+        passwords, access = write_accounts(found, directory, root)
+    except (OSError, ProgramMissingError) as error:
+        _fail(error)
+    print(f"password_file {passwords}\nacl_file {access}")

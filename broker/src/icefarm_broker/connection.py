@@ -376,6 +376,7 @@ class Connection:
         mqtt = MqttClient(
             self.address,
             self.client_id,
+            lambda: self._happenings.put_nowait(Connected()),
             self._deliver,
             will=Outgoing(
                 topic=presence.topic.build(self.root),
@@ -400,7 +401,6 @@ class Connection:
     async def _introduce(self, mqtt: MqttClient) -> None:
         # A session that outlives its first connection has results queued in it.
         self._clean_start = self._clean_start and self._session_expiry == 0
-        self._happenings.put_nowait(Connected())
         await self._sync(mqtt, [*self._subscriptions, *self._snapshots])
         if self._snapshots:
             await mqtt.unsubscribe_from(self._snapshots)

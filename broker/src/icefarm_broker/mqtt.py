@@ -104,6 +104,8 @@ class MqttClient(aiomqtt.Client):
     """A connection that is made by `async with` and is over when `lost` is done.
 
     Args:
+        connected: called when the broker has accepted the connection, before any message: a
+            session that outlives connections has some waiting.
         deliver: called in the event loop for each message that comes.
         receive_maximum: how many deliveries may wait for their acknowledgement; the broker holds
             back the rest (MQTT 5, 3.1.2.11.3).
@@ -114,6 +116,7 @@ class MqttClient(aiomqtt.Client):
         self,
         address: BrokerAddress,
         client_id: str,
+        connected: Callable[[], None],
         deliver: Callable[[Delivery], None],
         *,
         will: Outgoing,
@@ -143,6 +146,7 @@ class MqttClient(aiomqtt.Client):
         )
         self._address = address
         self._thread = threading.get_ident()
+        self._when_connected = connected
         self._deliver = deliver
         self._client.manual_ack_set(True)
         self._published: dict[int, asyncio.Future[ReasonCode]] = {}
@@ -249,6 +253,18 @@ class MqttClient(aiomqtt.Client):
             await self.unsubscribe(list(filters), timeout=30)
         except aiomqtt.MqttError as error:
             raise ConnectionLostError(str(error)) from error
+
+    def _on_connect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+        if not reason_code.is_failure:
+            self._when_connected()
 
     def _fail_publishes(self, lost: "asyncio.Future[None]") -> None:
         for answer in self._published.values():

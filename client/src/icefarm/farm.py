@@ -142,6 +142,7 @@ class Farm:
         self.broker = part(
             "broker",
             "icefarm-broker",
+            "run",
             "--port",
             str(port),
             "--directory",

@@ -88,6 +88,8 @@ class Agent:
         }
         self._served: set[str] = set()
         self._assigned_since_connect: set[str] = set()
+        # Commands that queued while the agent was away come before its assignments do.
+        self._early: list[Received] | None = None
 
     async def run(self) -> None:
         """Work for ever.
@@ -120,6 +122,7 @@ class Agent:
             match happening:
                 case Connected():
                     self._assigned_since_connect.clear()
+                    self._early = []
                 case Received(AssignmentTopic(_, device), assignment):
                     self._assigned_since_connect.add(device)
                     await self._assign(device, assignment)
@@ -127,6 +130,11 @@ class Agent:
                     # An assignment that is not retained any more was removed meanwhile.
                     for device in self._devices.keys() - self._assigned_since_connect:
                         await self._assign(device, None)
+                    early, self._early = self._early or [], None
+                    for command in early:
+                        await self._evaluate(command)
+                case Received(EvaluateTopic()) if self._early is not None:
+                    self._early.append(happening)
                 case Received(EvaluateTopic()):
                     await self._evaluate(happening)
                 case Invalid(_, why, delivery):

@@ -83,8 +83,10 @@ class Device:
 
     def assign(self, assignment: Assignment | None) -> None:
         """What control wants now; None when the device is to be free."""
-        self._wanted = assignment
+        before, self._wanted = self._wanted, assignment
         if assignment is not None:
+            if before is None or before.reservation != assignment.reservation:
+                self._queue = EvaluationQueue()
             # By this machine's monotonic clock, so that the lease ends even without control.
             left = (assignment.expires_at - utc_now()).total_seconds()
             self._lease_ends = time.monotonic() + left
@@ -96,20 +98,21 @@ class Device:
         return self._wanted if time.monotonic() < self._lease_ends else None
 
     async def evaluate(self, evaluation: Evaluation) -> None:
-        """Queue a bitstream; one that cannot be queued has its error sent as its result."""
-        serving = self._serving
-        if serving is None:
-            return
+        """Queue a bitstream of the reservation that the device is assigned to.
+
+        It waits until the device is ready. One that cannot be queued has its error sent as its
+        result.
+        """
+        assignment = self._wanted
+        if assignment is None:
+            raise RuntimeError(f"{self.name} is not assigned, so nobody may evaluate on it")
         refusal = (
-            self._queue.add(evaluation)
-            if self._status is DeviceStatus.READY
-            else Error(
-                code=ErrorCode.DEVICE_LOST,
-                message=f"the board {self.name!r} is not ready but {self._status}",
-            )
+            Error(code=ErrorCode.DEVICE_LOST, message=f"the board {self.name!r} is broken")
+            if self._status is DeviceStatus.BROKEN
+            else self._queue.add(evaluation)
         )
         if refusal is not None:
-            await self._send(evaluation, serving, 0, error=refusal)
+            await self._send(evaluation, assignment, 0, error=refusal)
 
     async def run(self) -> None:
         """Follow the assignments until cancelled; then let go of the board."""
@@ -129,7 +132,7 @@ class Device:
 
     async def _serve(self, assignment: Assignment) -> None:
         """Be what the holder reserved until the assignment is no longer wanted."""
-        self._serving, self._queue = assignment, EvaluationQueue()
+        self._serving, queue = assignment, self._queue
         self._become(DeviceStatus.STARTING)
         try:
             async with AsyncExitStack() as stack:
@@ -137,7 +140,7 @@ class Device:
                 stack.push_async_callback(behaviour.stop)
                 await behaviour.start()
                 self._become(DeviceStatus.READY)
-                await self._work_until_over(behaviour, assignment)
+                await self._work_until_over(behaviour, assignment, queue)
         except (BoardError, ArgumentsError) as error:
             self._become(DeviceStatus.BROKEN, str(error))
         except Exception as error:
@@ -155,8 +158,10 @@ class Device:
             raise ArgumentsError(f"this agent has no behaviour {assignment.behaviour!r}")
         return kind(self._board, assignment.arguments)
 
-    async def _work_until_over(self, behaviour: Behaviour, assignment: Assignment) -> None:
-        working = asyncio.create_task(self._work(behaviour, assignment))
+    async def _work_until_over(
+        self, behaviour: Behaviour, assignment: Assignment, queue: EvaluationQueue
+    ) -> None:
+        working = asyncio.create_task(self._work(behaviour, assignment, queue))
         ending = asyncio.create_task(self._until_over(assignment))
         try:
             await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -179,10 +184,12 @@ class Device:
             except TimeoutError:
                 log.info("the lease of %s on %s is over", wanted.reservation, self.name)
 
-    async def _work(self, behaviour: Behaviour, assignment: Assignment) -> None:
+    async def _work(
+        self, behaviour: Behaviour, assignment: Assignment, queue: EvaluationQueue
+    ) -> None:
         """Evaluate what is queued, one after the other; restart a board that does not go on."""
         while True:
-            evaluation = await self._queue.next()
+            evaluation = await queue.next()
             started = time.monotonic()
             try:
                 measurement = await behaviour.evaluate(evaluation.bitstream)

@@ -1,0 +1,259 @@
+"""The library against a farm of virtual boards, with real bitstreams."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.processes import Processes
+from support.recorder import Recorder
+from support.waiting import until, until_async
+
+import icefarm
+from icefarm_broker.mosquitto import Mosquitto, free_port
+from icefarm_schemas import EvaluationFinished
+from icefarm_schemas.topics import EvaluateTopic, EventsTopic, SessionStateTopic
+
+
+def pulses(circuits: Path) -> dict[str, int]:
+    """What each circuit was made for, by path."""
+    listed = json.loads((circuits / "circuits.json").read_text())
+    return {str(circuits / circuit["file"]): circuit["pulses"] for circuit in listed}
+
+
+def all_available(client: icefarm.Client) -> bool:
+    return all(board.status == "available" for board in client.boards())
+
+
+def test_bitstreams_are_measured(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path, recorder: Recorder
+) -> None:
+    expected = pulses(circuits)
+    with icefarm.Client(mosquitto.url, name="ann") as client:
+        with client.reserve(2) as reservation:
+            assert len(reservation.boards) == 2
+            results = list(reservation.evaluate([*expected] * 3))
+        assert {r.bitstream: r.pulses for r in results} == expected
+        assert sorted(r.index for r in results) == list(range(3 * len(expected)))
+        assert {r.board for r in results} == set(reservation.boards)
+        until(lambda: all_available(client))
+    # It said goodbye, so nothing of it stays.
+    until(lambda: recorder.of(SessionStateTopic, client="ann")[-1].message is None)
+
+
+def test_one_publish_serves_every_board(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path, recorder: Recorder
+) -> None:
+    with (
+        icefarm.Client(mosquitto.url, name="ann") as client,
+        client.reserve(4) as reservation,
+    ):
+        bitstream = circuits / "pulse_1khz.bin"
+        results = list(reservation.evaluate([bitstream], on_every_board=True))
+    assert [r.pulses for r in results] == [1000] * 4
+    assert {r.board for r in results} == set(reservation.boards)
+    assert len(recorder.of(EvaluateTopic)) == 1
+
+
+def test_a_bitstream_that_cannot_be_measured_is_a_result_with_an_error(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    good = (circuits / "pulse_5khz.bin").read_bytes()
+    # The same every time, and without the preamble of an iCE40's bitstream.
+    noise = bytes((n * 7919) % 251 for n in range(len(good)))
+    bad = [good[:50_000], b"", noise, good]
+    with (
+        icefarm.Client(mosquitto.url) as client,
+        client.reserve(1) as reservation,
+    ):
+        results = list(reservation.evaluate(bad))
+    assert [r.index for r in results] == [0, 1, 2, 3]
+    assert [type(r.error) for r in results] == [icefarm.InvalidBitstreamError] * 3 + [type(None)]
+    for result, words in zip(results, ("50,000 bytes.*cut short", "empty", "iCE40"), strict=False):
+        assert re.search(words, str(result.error))
+    assert results[3].pulses == 5000
+
+
+def test_variance_with_its_waveform(farm: Processes, mosquitto: Mosquitto, circuits: Path) -> None:
+    with (
+        icefarm.Client(mosquitto.url) as client,
+        client.reserve(1, behaviour="variance", arguments={"waveform": True}) as reservation,
+    ):
+        [fast, silent] = reservation.evaluate(
+            [circuits / "pulse_20khz.bin", circuits / "silent.bin"]
+        )
+    assert fast.waveform is not None
+    assert set(fast.waveform) == {0, 4095}
+    assert len(fast.waveform) == 500
+    steps = sum(abs(b - a) for a, b in zip(fast.waveform, fast.waveform[1:], strict=False))
+    assert fast.variance == steps / 500
+    assert (silent.variance, silent.waveform) == (0, (0,) * 500)
+
+
+def test_work_is_made_while_it_is_done(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    """An endless experiment: what is asked for next depends on what has come."""
+    bitstream = (circuits / "pulse_1khz.bin").read_bytes()
+    made = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal made
+        while True:
+            made += 1
+            yield bitstream
+
+    with (
+        icefarm.Client(mosquitto.url) as client,
+        client.reserve(1) as reservation,
+    ):
+        for seen, result in enumerate(reservation.evaluate(endless()), 1):
+            assert result.pulses == 1000
+            # No more is read than fits the board's credit.
+            assert made - seen <= 3
+            if seen == 10:
+                break
+
+
+def test_errors_say_what_to_do(farm: Processes, mosquitto: Mosquitto) -> None:
+    with icefarm.Client(mosquitto.url, name="ann") as client:
+        with pytest.raises(icefarm.NotAvailableError, match=r"9 boards .*; 4 of 4 are") as caught:
+            client.reserve(9)
+        assert caught.value.details == {"asked": 9, "free": 4, "total": 4}
+        with pytest.raises(icefarm.NoSuchBoardError, match="`icefarm boards` lists them"):
+            client.reserve(boards=["nosuch"])
+        with pytest.raises(icefarm.NoSuchBehaviourError, match="offer: pulsecount, variance"):
+            client.reserve(1, behaviour="dance")
+        with pytest.raises(icefarm.InvalidRequestError, match="slash"):
+            client.reserve(boards=["a/b"])
+        with pytest.raises(icefarm.InvalidRequestError, match=r"count: .* greater"):
+            client.reserve(0)
+        with pytest.raises(icefarm.LimitExceededError, match="86400"):
+            client.reserve(1, duration=1e7)
+        with pytest.raises(icefarm.BoardLostError, match="takes no arguments; it was given x"):
+            client.reserve(1, arguments={"x": 1})
+        with pytest.raises(icefarm.NoSuchReservationError, match="no live reservation 'x'"):
+            client.find_reservation("x")
+        held = client.reserve(1)
+        with icefarm.Client(mosquitto.url, name="bob") as bob:
+            with pytest.raises(icefarm.NotHolderError, match="held by somebody else, not by 'bob'"):
+                bob.release(held.id)
+            with pytest.raises(icefarm.NotHolderError, match="held by 'ann', not by 'bob'"):
+                bob.find_reservation(held.id)
+        with pytest.raises(icefarm.InvalidRequestError, match="cannot read /no/such: No such file"):
+            list(held.evaluate(["/no/such"]))
+        held.release()
+        held.release()
+        with pytest.raises(icefarm.ReservationEndedError, match="is over: released"):
+            held.extend()
+
+
+def test_an_evaluation_ends_with_the_reservation(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    with (
+        icefarm.Client(mosquitto.url, name="ann") as client,
+        icefarm.Client(mosquitto.url, name="ann") as other,
+    ):
+        held = client.reserve(1, keep=True)
+
+        def endless() -> Iterator[Path]:
+            while True:
+                yield circuits / "pulse_1khz.bin"
+
+        results = held.evaluate(endless())
+        next(results)
+        other.release(held.id)
+        with pytest.raises(icefarm.ReservationEndedError, match="is over: released"):
+            list(results)
+
+
+def test_a_board_that_is_lost_fails_its_work_and_the_others_go_on(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    farm.agent("second", boards=2)
+    bitstream = circuits / "pulse_1khz.bin"
+    with icefarm.Client(mosquitto.url) as client:
+        until(lambda: len(client.boards()) == 6 and all_available(client))
+        with client.reserve(boards=["bench-1", "second-1"]) as reservation:
+            results = reservation.evaluate([bitstream] * 40)
+            seen = [next(results) for _ in range(6)]
+            # Its boards come back for the same holder, but what they were doing is lost.
+            farm.kill("agent-second")
+            farm.agent("second", boards=2)
+            seen += results
+    assert sorted(r.index for r in seen) == list(range(40))
+    lost = [r for r in seen if r.error is not None]
+    assert 1 <= len(lost) <= 3
+    assert {type(r.error) for r in lost} == {icefarm.BoardLostError}
+    assert {r.board for r in lost} == {"second-1"}
+
+
+async def test_the_asynchronous_client_has_the_same_names(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+        assert [agent.name for agent in await client.agents()] == ["bench"]
+        async with client.reserve(boards=["bench-2"], duration=60) as reservation:
+            before = reservation.expires_at
+            await reservation.extend(600)
+            assert (reservation.expires_at - before).total_seconds() > 500
+            seen = [r async for r in reservation.evaluate([circuits / "silent.bin"])]
+        assert [(r.pulses, r.board, r.agent) for r in seen] == [(0, "bench-2", "bench")]
+        held = await client.reserve(1, keep=True)
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as later:
+        found = await later.find_reservation(held.id)
+        assert found.boards == held.boards
+        await found.release()
+
+        async def free() -> bool:
+            return all(board.status == "available" for board in await later.boards())
+
+        await until_async(free)
+    for name in dir(icefarm.AsyncClient):
+        if not name.startswith("_"):
+            assert hasattr(icefarm.Client, name), name
+
+
+async def test_a_result_comes_although_the_client_was_away(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path, recorder: Recorder
+) -> None:
+    async with (
+        icefarm.AsyncClient(mosquitto.url, name="ann", grace=20) as client,
+        client.reserve(1) as reservation,
+    ):
+        results = reservation.evaluate([circuits / "pulse_1khz.bin"] * 6)
+        seen = [await anext(results)]
+        # Cut as a network does it: nobody is told, and the results come meanwhile.
+        mqtt = client._connection._mqtt
+        assert mqtt is not None
+        client._connection._up.clear()
+        mqtt._client._sock_close()
+        done = len(recorder.of(EventsTopic))
+        await asyncio.to_thread(until, lambda: len(recorder.of(EventsTopic)) >= done + 2)
+        mqtt.lost.set_exception(ConnectionError("cut"))
+        seen += [result async for result in results]
+    assert sorted(r.index for r in seen) == list(range(6))
+    assert all(
+        isinstance(r.message, EvaluationFinished) and r.message.measurement
+        for r in recorder.of(EventsTopic)
+    )
+
+
+def test_a_farm_that_is_not_there_is_told_in_words() -> None:
+    with (
+        pytest.raises(icefarm.FarmUnreachableError, match="no broker answers at mqtt://127"),
+        icefarm.Client(f"mqtt://127.0.0.1:{free_port()}"),
+    ):
+        pass
+    with pytest.raises(icefarm.InvalidRequestError, match="begins with mqtt"):
+        icefarm.Client("http://farm")
+    with pytest.raises(icefarm.InvalidRequestError, match="slash"):
+        icefarm.Client(name="a/b")
+
+
+def test_a_client_that_is_not_open_says_so() -> None:
+    with pytest.raises(RuntimeError, match="use it as `with"):
+        icefarm.Client().boards()

@@ -1,0 +1,238 @@
+"""A device's life, on a board that does what the test says."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from support.waiting import until_async
+
+from icefarm_agent.behaviours import installed_behaviours
+from icefarm_agent.device import NEXT, Device
+from icefarm_agent.evaluations import MOST_WAITING, Evaluation
+from icefarm_schemas import (
+    Assignment,
+    DeviceState,
+    DeviceStatus,
+    ErrorCode,
+    EvaluationFinished,
+    utc_now,
+)
+
+from .scripted import ScriptedBoard, answering, default
+
+S = DeviceStatus
+BITSTREAM = bytes(104_090)
+
+
+class Collected:
+    """In the place of the outbox."""
+
+    def __init__(self) -> None:
+        self.results: list[EvaluationFinished] = []
+
+    async def put(self, client: str, session: str, event: Any) -> None:
+        self.results.append(event)
+
+    async def wait_for(self, count: int) -> list[EvaluationFinished]:
+        async def enough() -> bool:
+            return len(self.results) >= count
+
+        await until_async(enough, f"{count} results, not {len(self.results)}")
+        return self.results
+
+
+class Life:
+    """A device that runs, and what it has said so far."""
+
+    def __init__(self, board: ScriptedBoard) -> None:
+        self.states: list[DeviceState] = []
+        self.outbox = Collected()
+        self.device = Device(
+            "pi",
+            board,
+            installed_behaviours(),
+            self.states.append,
+            self.outbox,  # type: ignore[arg-type]
+        )
+
+    @property
+    def statuses(self) -> list[DeviceStatus]:
+        return [state.status for state in self.states]
+
+    async def reaches(self, status: DeviceStatus) -> DeviceState:
+        async def reached() -> bool:
+            return self.statuses[-1:] == [status]
+
+        await until_async(reached, f"{status}, not {self.statuses}")
+        return self.states[-1]
+
+
+@asynccontextmanager
+async def living(board: ScriptedBoard) -> AsyncIterator[Life]:
+    life = Life(board)
+    task = asyncio.create_task(life.device.run())
+    try:
+        yield life
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def an_assignment(reservation: str = "r", seconds: float = 60, **fields: Any) -> Assignment:
+    return Assignment(
+        reservation=reservation,
+        client="ann",
+        session="s",
+        behaviour=fields.pop("behaviour", "pulsecount"),
+        expires_at=utc_now() + timedelta(seconds=seconds),
+        **fields,
+    )
+
+
+def an_evaluation(number: int) -> Evaluation:
+    return Evaluation(f"e{number}", BITSTREAM, "ann", "s")
+
+
+def a_board(*answers: bytes, **more: Any) -> ScriptedBoard:
+    return ScriptedBoard({"default": default, "pulsecount": answering(*answers)}, **more)
+
+
+async def test_a_whole_life() -> None:
+    board = a_board(b"pulses: 1\n", b"pulses: 2\n", b"pulses: 3\n")
+    async with living(board) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(an_assignment())
+        ready = await life.reaches(S.READY)
+        assert (ready.reservation, ready.behaviour) == ("r", "pulsecount")
+        for number in (1, 2, 1, 2, 3):
+            await life.device.evaluate(an_evaluation(number))
+        results = await life.outbox.wait_for(3)
+        life.device.assign(None)
+        free = await life.reaches(S.AVAILABLE)
+        assert (free.reservation, free.behaviour) == (None, None)
+    assert [r.measurement and r.measurement.pulses for r in results] == [1, 2, 3]
+    assert [r.evaluation for r in results] == ["e1", "e2", "e3"]
+    assert life.statuses == [S.PREPARING, S.AVAILABLE, S.STARTING, S.READY, S.CLEANING, S.AVAILABLE]
+    assert board.installed == ["default", "pulsecount", "default"]
+
+
+async def test_a_lease_ends_without_control() -> None:
+    async with living(a_board()) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(an_assignment(seconds=0.4))
+        await life.reaches(S.READY)
+        await life.reaches(S.AVAILABLE)
+        assert life.device.assignment is None
+        assert S.CLEANING in life.statuses
+
+
+async def test_an_extended_lease_does_not_end() -> None:
+    async with living(a_board()) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(an_assignment(seconds=0.5))
+        await life.reaches(S.READY)
+        life.device.assign(an_assignment(seconds=60))
+        await asyncio.sleep(0.6)
+        assert life.statuses[-1] is S.READY
+
+
+async def test_one_holder_directly_after_another() -> None:
+    board = a_board()
+    async with living(board) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(an_assignment("first"))
+        await life.reaches(S.READY)
+        life.device.assign(None)
+        life.device.assign(an_assignment("second"))
+
+        async def second_is_ready() -> bool:
+            last = life.states[-1]
+            return (last.status, last.reservation) == (S.READY, "second")
+
+        await until_async(second_is_ready)
+    assert board.installed == ["default", "pulsecount", "default", "pulsecount"]
+
+
+async def test_a_hanging_board_is_restarted_and_goes_on() -> None:
+    board = a_board(b"pulses: 1\n", patience=0.3)
+
+    async with living(board) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(an_assignment())
+        await life.reaches(S.READY)
+        # It answers once, then says that it waits but answers no more, until it is restarted.
+        for number in (1, 2, 3):
+            await life.device.evaluate(an_evaluation(number))
+        results = await life.outbox.wait_for(3)
+    assert results[0].measurement is not None
+    assert results[1].error is not None
+    assert results[1].error.code is ErrorCode.MEASUREMENT_FAILED
+    assert results[2].measurement is not None
+    assert board.installed == ["default", "pulsecount", "pulsecount"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        (an_assignment(behaviour="dance"), "no behaviour 'dance'"),
+        (an_assignment(arguments={"tempo": 3}), "takes no arguments; it was given tempo"),
+        (an_assignment(behaviour="variance"), "no variance"),
+    ],
+)
+async def test_what_cannot_be_started_is_broken_until_its_holder_is_gone(
+    assignment: Assignment, words: str
+) -> None:
+    async with living(a_board()) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(assignment)
+        broken = await life.reaches(S.BROKEN)
+        assert broken.reservation == "r"
+        assert words in (broken.detail or "")
+        life.device.assign(None)
+        await life.reaches(S.AVAILABLE)
+
+
+async def test_a_board_without_default_firmware_is_broken_with_a_reason() -> None:
+    async with living(ScriptedBoard({}, patience=0.1)) as life:
+        broken = await life.reaches(S.BROKEN)
+        assert broken.detail == "its default firmware does not run: no default"
+
+
+async def test_too_much_work_is_refused_and_the_rest_done() -> None:
+    count = MOST_WAITING + 2
+    async with living(a_board(*[b"pulses: 1\n"] * count)) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(an_assignment())
+        await life.reaches(S.READY)
+        for number in range(count):
+            await life.device.evaluate(an_evaluation(number))
+        results = await life.outbox.wait_for(count)
+    refused = [r for r in results if r.error is not None]
+    assert {r.error.code for r in refused if r.error} == {ErrorCode.LIMIT_EXCEEDED}
+    assert 1 <= len(refused) <= 2
+    assert len({r.evaluation for r in results}) == count
+
+
+async def test_a_behaviour_with_a_defect_breaks_its_board_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(self: Any, bitstream: bytes) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("icefarm_agent.behaviours.measuring.Measuring.evaluate", fail)
+    async with living(a_board()) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(an_assignment())
+        await life.reaches(S.READY)
+        await life.device.evaluate(an_evaluation(1))
+        broken = await life.reaches(S.BROKEN)
+        assert "oops" in (broken.detail or "")
+
+
+def test_every_status_has_a_way_on() -> None:
+    assert set(NEXT) == {None, *DeviceStatus}
+    assert all(NEXT.values())
