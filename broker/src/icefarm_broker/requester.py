@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 
 from icefarm_broker.connection import Connection, Received
 from icefarm_broker.errors import NobodyListensError, RequestTimedOutError
@@ -18,15 +19,24 @@ class Requester:
     """Asks control for one session. Its owner subscribes to `replies` and feeds it what comes.
 
     Args:
+        is_served: whether control is there, by its state. The broker's own answer, that nobody
+            listens, is not given where somebody watches all topics.
         attempt: seconds after which a request without a reply is sent again; control repeats
             the answer of a request that it has already carried out, so that is harmless.
     """
 
     def __init__(
-        self, connection: Connection, client: str, session: str, *, attempt: float = 5
+        self,
+        connection: Connection,
+        client: str,
+        session: str,
+        is_served: Callable[[], bool],
+        *,
+        attempt: float = 5,
     ) -> None:
         self._connection = connection
         self._client, self._session = client, session
+        self._is_served = is_served
         self._attempt = attempt
         self._waiting: dict[bytes, asyncio.Future[Reply]] = {}
         self.replies = RepliesTopic(client, session)
@@ -48,6 +58,8 @@ class Requester:
             async with asyncio.timeout(timeout):
                 while True:
                     try:
+                        if not self._is_served():
+                            raise NobodyListensError("control is offline")
                         await self._connection.publish(
                             topic, message, response_topic=self.replies, correlation=correlation
                         )

@@ -27,6 +27,7 @@ from icefarm_broker import (
     PresenceMessages,
     Received,
     Requester,
+    Synced,
 )
 from icefarm_schemas import (
     DEFAULT_DURATION,
@@ -100,12 +101,19 @@ class AsyncClient:
                 SessionState(status=Presence.OFFLINE),
                 will_delay=self._grace,
             ),
-            subscriptions=[RepliesTopic.pattern(root, **names), EventsTopic.pattern(root, **names)],
+            subscriptions=[
+                RepliesTopic.pattern(root, **names),
+                EventsTopic.pattern(root, **names),
+                ControlStateTopic.pattern(root),
+            ],
             session_expiry=self._grace,
             patience=_PATIENCE,
         )
-        self._requester = Requester(self._connection, self.name, self.session)
         self._view = View()
+        self._requester = Requester(
+            self._connection, self.name, self.session, lambda: self._view.is_served
+        )
+        self._synced = asyncio.Event()
         self._reservations: dict[str, AsyncReservation] = {}
         self._sees_all = False
         try:
@@ -113,6 +121,7 @@ class AsyncClient:
         except BrokerError as error:
             raise from_broker(error) from error
         self._listener = asyncio.create_task(self._listen(), name="icefarm listener")
+        await self._synced.wait()
         return self
 
     async def __aexit__(
@@ -143,9 +152,7 @@ class AsyncClient:
 
     async def is_served(self) -> bool:
         """Whether control is there to answer requests."""
-        await self._see_all()
-        control = self._view.control
-        return control is not None and control.status is Presence.ONLINE
+        return self._view.is_served
 
     async def changed(self) -> None:
         """Return at the next change of what `boards`, `agents` and `is_served` tell."""
@@ -283,9 +290,7 @@ class AsyncClient:
         if not self._sees_all:
             root = self._address.root
             await self._subscribe_and_sync(
-                ControlStateTopic.pattern(root),
-                AgentStateTopic.pattern(root),
-                DeviceStateTopic.pattern(root),
+                AgentStateTopic.pattern(root), DeviceStateTopic.pattern(root)
             )
             self._sees_all = True
 
@@ -298,6 +303,8 @@ class AsyncClient:
     async def _listen(self) -> None:
         async for happening in self._connection:
             match happening:
+                case Synced():
+                    self._synced.set()
                 case Received(EventsTopic(), event):
                     reservation = self._reservations.get(event.reservation)
                     if reservation is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import os
 import shutil
 import signal
 import sys
@@ -212,8 +213,9 @@ class Farm:
         async with AsyncClient(self.url, name="icefarm-up") as client:
             while True:
                 boards = await client.boards()
-                available = sum(board.status == "available" for board in boards)
-                if await client.is_served() and available >= self._boards:
+                # Of an earlier farm in this directory, some may be held.
+                usable = sum(board.status in ("available", "ready") for board in boards)
+                if await client.is_served() and usable >= self._boards:
                     return
                 self.check()
                 try:
@@ -231,6 +233,16 @@ class Farm:
         await asyncio.gather(*(agent.stop() for agent in self.agents))
         await self.control.stop()
         await asyncio.gather(self.database.stop(), self.broker.stop())
+        self._stop_orphaned_postgres()
+
+    def _stop_orphaned_postgres(self) -> None:
+        """Postgres outlives an icefarm-database that was killed and not yet started again."""
+        try:
+            # Its first line is the server's pid (PostgreSQL manual, "Database File Layout").
+            pid = int((self.directory / "postgres" / "postmaster.pid").read_text().split()[0])
+            os.kill(pid, signal.SIGINT)
+        except (FileNotFoundError, ProcessLookupError):
+            return
 
 
 async def _answers(port: int) -> bool:

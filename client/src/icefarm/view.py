@@ -99,6 +99,11 @@ class View:
         else:
             states[key] = message
 
+    @property
+    def is_served(self) -> bool:
+        """Whether control is there."""
+        return self.control is not None and self.control.status is Presence.ONLINE
+
     async def changed(self) -> None:
         """Return at the next change."""
         await self._change.wait()

@@ -11,8 +11,8 @@ mirrored again from the database at the next start when the process dies in betw
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 
@@ -31,7 +31,7 @@ from icefarm_control.database import Cursor, Database
 from icefarm_control.inventory import Inventory
 from icefarm_control.mirror import MIRRORED, Mirror
 from icefarm_control.reservations import Held, RefusedError
-from icefarm_control.sessions import SessionKey, Sessions
+from icefarm_control.sessions import Sessions
 from icefarm_schemas import (
     ControlState,
     Error,
@@ -94,8 +94,8 @@ class Control:
         self._jobs: asyncio.Queue[Job] = asyncio.Queue(_MOST_JOBS_WAITING)
         # Requests may come before the retained states have; they wait until these are known.
         self._early: list[Job] | None = []
-        self._next_look = utc_now()
-        self._lease_is_short = asyncio.Event()
+        self._next_look = 0.0
+        self._look_sooner = asyncio.Event()
 
     async def run(self) -> None:
         """Work for ever. The database must be open.
@@ -143,9 +143,8 @@ class Control:
                     await self._add(partial(self._answer, happening))
                 case Invalid(_, why, delivery):
                     log.warning("ignored a message on %s: %s", delivery.topic, why)
-            ended = self._sessions.observe(happening)
-            if ended is not None:
-                await self._add(partial(self._end_session, ended))
+            if self._sessions.observe(happening):
+                self._look_sooner.set()
             # Each job begins with what has been reported; without one, reports need their own.
             if self._inventory.waiting and self._early is None and self._jobs.empty():
                 await self._jobs.put(self._write_inventory)
@@ -210,8 +209,9 @@ class Control:
         for held in changed:
             state = held.state
             log.info("%s: reservation %s of %s", topic.operation, state.reservation, state.client)
-            if state.expires_at < self._next_look:
-                self._lease_is_short.set()
+            left = (state.expires_at - utc_now()).total_seconds()
+            if time.monotonic() + left < self._next_look:
+                self._look_sooner.set()
         if reply.error is not None:
             log.info("refused %s: %s", delivery.topic, reply.error.message)
         await asyncio.gather(
@@ -239,41 +239,43 @@ class Control:
         except NobodyListensError as error:
             log.info("the reply came too late: %s", error)
 
-    async def _end_session(self, key: SessionKey) -> None:
-        if self._sessions.is_online(key):
-            return  # It came back while this job waited.
-        client, session = key
+    async def _watch_time(self) -> None:
+        """Look at leases and sessions when the next one ends, and now and then."""
+        while True:
+            looked = asyncio.Event()
+            await self._add(partial(self._look_at_time, looked))
+            await looked.wait()
+            try:
+                pause = self._next_look - time.monotonic()
+                await asyncio.wait_for(self._look_sooner.wait(), max(pause, 0))
+            except TimeoutError:
+                continue
+
+    async def _look_at_time(self, looked: asyncio.Event) -> None:
+        self._look_sooner.clear()
+        transaction = self._database.transaction
+        await self._end("its lease is over", reservations.end_expired)
+        self._sessions.expect(await transaction(reservations.sessions_that_matter))
+        for client, session in self._sessions.take_ended():
+            await self._end_session(client, session)
+        await transaction(answers.forget_old)
+        ends = (
+            await transaction(reservations.seconds_to_next_expiry),
+            self._sessions.seconds_to_next_end(),
+            _LONGEST_PAUSE,
+        )
+        self._next_look = time.monotonic() + max(min(end for end in ends if end is not None), 0)
+        looked.set()
+
+    async def _end_session(self, client: str, session: str) -> None:
         await self._end(
             f"session {session} of {client} is gone",
             lambda cursor: reservations.end_session(cursor, client, session),
         )
+        # What it left is its offline state.
         await self._connection.publish(SessionStateTopic(client, session), b"")
 
     async def _end(self, why: str, work: Callable[[Cursor], Awaitable[list[Held]]]) -> None:
         for held in await self._database.transaction(work):
             log.info("reservation %s ended: %s", held.state.reservation, why)
             await self._mirror.apply(held)
-
-    async def _watch_time(self) -> None:
-        """Look at leases and sessions when the next lease ends, and now and then."""
-        while True:
-            looked = asyncio.Event()
-            await self._add(partial(self._look_at_time, looked))
-            await looked.wait()
-            pause = (self._next_look - utc_now()).total_seconds()
-            try:
-                await asyncio.wait_for(self._lease_is_short.wait(), max(pause, 0))
-            except TimeoutError:
-                continue
-
-    async def _look_at_time(self, looked: asyncio.Event) -> None:
-        transaction = self._database.transaction
-        await self._end("its lease is over", reservations.end_expired)
-        for key in self._sessions.overdue(await transaction(reservations.sessions_that_matter)):
-            await self._end_session(key)
-        await transaction(answers.forget_old)
-        seconds = await transaction(reservations.seconds_to_next_expiry)
-        pause = _LONGEST_PAUSE if seconds is None else min(max(seconds, 0), _LONGEST_PAUSE)
-        self._next_look = utc_now() + timedelta(seconds=pause)
-        self._lease_is_short.clear()
-        looked.set()

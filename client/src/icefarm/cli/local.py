@@ -127,11 +127,7 @@ def demo(boards: Boards = 4, agents: Agents = 2, speed: Speed = 1.0) -> None:
         out.print(table)
         out.print(
             f"{len(results)} measurements on {boards} boards; "
-            + (
-                f"[red]{wrong} are wrong[/red]"
-                if wrong
-                else "each is what its circuit was made for"
-            )
+            + (f"[red]{wrong} are wrong[/red]" if wrong else "each is what its circuit makes")
         )
 
     code = _run(None, free_port(), boards, agents, speed, experiment)

@@ -10,6 +10,8 @@
     expression a LUT's truth table as a Python expression
     program    the netlist as one generated Python function, run until its state repeats
     waveform   the result
-    worker     the process that does this, kept warm
-    fpga       the public face: `Simulator`, `Waveform`, `BitstreamError`
+    worker     the process that does all this, kept warm
+    pool       such processes, replaced when they end
+    cache      outcomes that need no simulation again
+    fpga       the public face: `Simulator`, `Waveform`, `BitstreamError`, `ToolsMissing`
 """

@@ -9,6 +9,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -65,7 +66,10 @@ def load_icebox(tools: Tools) -> ModuleType:
     folder = str(tools.icebox_folder)
     if folder not in sys.path:
         sys.path.append(folder)
-    return importlib.import_module("icebox")
+    with warnings.catch_warnings():
+        # It is written for older Pythons, which were silent about "\d" in plain strings.
+        warnings.simplefilter("ignore")
+        return importlib.import_module("icebox")
 
 
 def unpack(tools: Tools, image: bytes) -> Configuration:

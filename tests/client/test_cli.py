@@ -1,0 +1,172 @@
+"""The `icefarm` command against a farm of virtual boards, as people and scripts type it."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.processes import Processes, script
+from support.recorder import Recorder
+from support.waiting import until
+
+from icefarm.cli.app import ExitCode
+from icefarm_broker.mosquitto import Mosquitto, free_port
+from icefarm_schemas.topics import EventsTopic
+
+
+def lines(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_boards_and_agents_are_listed(farm: Processes) -> None:
+    shown = farm.run("boards").stdout
+    assert "4 of 4 available" in shown
+    assert "virtual pico-ice" in shown
+    boards = lines(farm.run("boards", "--json").stdout)
+    assert [board["name"] for board in boards] == [f"bench-{n}" for n in (1, 2, 3, 4)]
+    assert {board["status"] for board in boards} == {"available"}
+    [agent] = lines(farm.run("agents", "--json").stdout)
+    assert (agent["name"], agent["online"], agent["boards"]) == ("bench", True, 4)
+    assert "online" in farm.run("agents").stdout
+
+
+def test_a_reservation_outlives_the_command_until_it_is_released(farm: Processes) -> None:
+    made = farm.run("reserve", "--count", "2", "--duration", "100", "--json")
+    assert made.returncode == ExitCode.OK, made.stderr
+    [state] = lines(made.stdout)
+    boards = lines(farm.run("boards", "--json").stdout)
+    held = [board["name"] for board in boards if board["reservation"] == state["reservation"]]
+    assert held == [device["device"] for device in state["devices"]]
+    [extended] = lines(
+        farm.run("extend", state["reservation"], "--duration", "5000", "--json").stdout
+    )
+    assert extended["expires_at"] > state["expires_at"]
+    released = farm.run("release", state["reservation"])
+    assert f"{state['reservation']} is released: bench-1, bench-2" in released.stdout
+    again = farm.run("release", state["reservation"])
+    assert again.returncode == ExitCode.FAILED
+    assert again.stderr.strip().endswith("is over: released")
+
+
+def test_bitstreams_are_evaluated(farm: Processes, circuits: Path, tmp_path: Path) -> None:
+    files = [str(circuits / name) for name in ("pulse_1khz.bin", "silent.bin")]
+    shown = farm.run("evaluate", *files, "--count", "2")
+    assert shown.returncode == ExitCode.OK, shown.stderr
+    assert "1,000 pulses" in shown.stdout
+    assert "0 pulses" in shown.stdout
+    results = lines(farm.run("evaluate", *files, "-n", "2", "--every-board", "--json").stdout)
+    assert sorted((r["index"], r["pulses"]) for r in results) == [(0, 1000)] * 2 + [(1, 0)] * 2
+    broken = tmp_path / "broken.bin"
+    broken.write_bytes(b"no bitstream")
+    some = farm.run("evaluate", files[0], str(broken), "--json")
+    assert some.returncode == ExitCode.SOME_FAILED
+    assert "1 of 2 evaluations failed" in some.stderr
+    [failed] = [result for result in lines(some.stdout) if "error" in result]
+    assert failed["error"]["code"] == "invalid_bitstream"
+
+
+def test_the_variance_of_a_waveform(farm: Processes, circuits: Path) -> None:
+    done = farm.run(
+        "evaluate",
+        str(circuits / "pulse_20khz.bin"),
+        "--behaviour",
+        "variance",
+        "--argument",
+        "waveform=true",
+        "--json",
+    )
+    [result] = lines(done.stdout)
+    assert len(result["waveform"]) == 500
+    assert result["variance"] > 0
+
+
+def test_a_bitstream_published_by_mosquitto_pub_alone_is_evaluated(
+    farm: Processes, circuits: Path, mosquitto: Mosquitto, recorder: Recorder
+) -> None:
+    [state] = lines(farm.run("reserve", "--name", "ann", "--json").stdout)
+    with subprocess.Popen(
+        f"mosquitto_sub -p {mosquitto.port} -V 5 -q 1 -C 1 -W 30 "
+        "-t icefarm/v1/clients/ann/shell/events".split(),
+        stdout=subprocess.PIPE,
+    ) as listening:
+        # Published again until it is heard: only this test cannot know when the subscription is.
+        number = 0
+
+        def heard() -> bool:
+            nonlocal number
+            number += 1
+            topic = f"reservations/{state['reservation']}/commands/ann/shell/evaluate/{number}"
+            subprocess.run(
+                f"mosquitto_pub -p {mosquitto.port} -V 5 -q 1 -t icefarm/v1/{topic} "
+                f"-f {circuits / 'pulse_5khz.bin'}".split(),
+                check=True,
+            )
+            until(lambda: len(recorder.of(EventsTopic)) >= number)
+            return listening.poll() is not None
+
+        until(heard)
+        output, _ = listening.communicate()
+    [event] = lines(output.decode())
+    assert event["measurement"] == {"pulses": 5000}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("reserve", "-n", "9"), ExitCode.NOT_AVAILABLE, "9 boards"),
+        (("reserve", "--board", "nosuch"), ExitCode.FAILED, "no board 'nosuch'"),
+        (("reserve", "--board", "a/b"), ExitCode.USAGE, "slash"),
+        (("reserve", "--argument", "novalue"), ExitCode.USAGE, "written key=value"),
+        (("release", "x"), ExitCode.FAILED, "there is no reservation 'x'"),
+        (("evaluate", "/no/such/file"), ExitCode.USAGE, "does not exist"),
+        (("boards", "--broker", "http://x"), ExitCode.USAGE, "begins with mqtt://"),
+        (("boards", "--broker", "mqtt://127.0.0.1:{free}"), ExitCode.UNREACHABLE, "no broker"),
+        (("dance",), ExitCode.USAGE, "No such command"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_an_exit_code(
+    farm: Processes, arguments: tuple[str, ...], code: ExitCode, words: str
+) -> None:
+    done = farm.run(*(argument.format(free=free_port()) for argument in arguments))
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_without_control_the_command_says_so(processes: Processes) -> None:
+    done = processes.run("reserve")
+    assert done.returncode == ExitCode.UNREACHABLE
+    assert "control process is not running" in done.stderr
+
+
+def test_watch_prints_each_change(farm: Processes, tmp_path: Path) -> None:
+    output = tmp_path / "watch.json"
+    with output.open("wb") as file:
+        watching = subprocess.Popen(
+            [script("icefarm"), "watch", "--json"], stdout=file, env=farm.environment
+        )
+    try:
+        until(lambda: len(output.read_text().splitlines()) >= 4)
+        farm.run("reserve", "--board", "bench-3")
+
+        def ready() -> bool:
+            changes = lines(output.read_text())
+            return any(c["name"] == "bench-3" and c["status"] == "ready" for c in changes)
+
+        until(ready)
+    finally:
+        watching.send_signal(2)
+        assert watching.wait(30) == ExitCode.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    "command", ["", "boards", "agents", "reserve", "release", "extend", "evaluate", "watch", "up"]
+)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    done = subprocess.run(
+        [script("icefarm"), *command.split(), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "Usage:" in done.stdout
+    assert not command or "Example: icefarm" in done.stdout

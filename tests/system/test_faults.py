@@ -1,0 +1,140 @@
+"""Processes that die at the worst moment, and what is left of their work: everything."""
+
+import json
+import os
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.processes import Processes, script
+from support.recorder import Recorder
+from support.waiting import until
+
+import icefarm
+from icefarm_broker.mosquitto import Mosquitto
+from icefarm_schemas import EvaluationFinished, Presence
+from icefarm_schemas.topics import (
+    AssignmentTopic,
+    ControlStateTopic,
+    EventsTopic,
+    SessionStateTopic,
+)
+
+
+@pytest.fixture
+def farm(processes: Processes, mosquitto: Mosquitto) -> Processes:
+    """Two agents with two boards each."""
+    processes.control()
+    processes.agent("left", boards=2, speed=4)
+    processes.agent("right", boards=2, speed=4)
+    wait_until_available(mosquitto)
+    return processes
+
+
+def wait_until_available(mosquitto: Mosquitto) -> None:
+    with icefarm.Client(mosquitto.url, name="watcher") as client:
+        until(
+            lambda: (
+                client.is_served()
+                and [board.status for board in client.boards()] == ["available"] * 4
+            )
+        )
+
+
+def results_so_far(recorder: Recorder) -> list[EvaluationFinished]:
+    return [r.message for r in recorder.of(EventsTopic)]
+
+
+def test_an_experiment_survives_the_death_of_control(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path, recorder: Recorder, tmp_path: Path
+) -> None:
+    output = tmp_path / "results.json"
+    files = [str(circuits / "pulse_1khz.bin"), str(circuits / "pulse_5khz.bin")] * 20
+    with output.open("wb") as file:
+        evaluating = subprocess.Popen(
+            [script("icefarm"), "evaluate", *files, "--count", "4", "--json"],
+            stdout=file,
+            env=farm.environment,
+        )
+    until(lambda: len(results_so_far(recorder)) >= 5)
+    farm.kill("control")
+    until(lambda: recorder.of(ControlStateTopic)[-1].message.status is Presence.OFFLINE)
+    assert len(results_so_far(recorder)) < 35, "too fast to show anything"
+    farm.control()
+    assert evaluating.wait(60) == 0
+    results = [json.loads(line) for line in output.read_text().splitlines()]
+    assert Counter(result["index"] for result in results) == Counter(range(40))
+    assert Counter(result.get("pulses") for result in results) == {1000: 20, 5000: 20}
+    # On the wire too, nothing was measured twice.
+    assert len({(r.evaluation, r.device) for r in results_so_far(recorder)}) == 40
+    assert len(results_so_far(recorder)) == 40
+    wait_until_available(mosquitto)
+
+
+def test_the_boards_of_a_client_that_dies_come_back_by_themselves(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path, recorder: Recorder
+) -> None:
+    program = f"""
+import icefarm, itertools
+with icefarm.Client(name="ann", grace=1) as farm, farm.reserve(4) as boards:
+    for result in boards.evaluate(itertools.repeat({str(circuits / "pulse_1khz.bin")!r})):
+        pass
+"""
+    dying = farm.start("client", script("python"), "-c", program)
+    until(lambda: len(results_so_far(recorder)) >= 4)
+    os.kill(dying.pid, signal.SIGKILL)
+    wait_until_available(mosquitto)
+    assert recorder.of(AssignmentTopic)[-1].message is None
+    # What the dead session leaves is removed as well.
+    until(lambda: recorder.of(SessionStateTopic, client="ann")[-1].message is None)
+
+
+def test_an_agent_that_dies_is_told_and_comes_back(
+    farm: Processes, mosquitto: Mosquitto, recorder: Recorder
+) -> None:
+    with icefarm.Client(mosquitto.url, name="ann") as client:
+        with client.reserve(4):
+            farm.kill("agent-left")
+            until(lambda: [b.status for b in client.boards()].count("away") == 2)
+            farm.agent("left", boards=2, speed=20)
+            # Its boards serve their holder again.
+            until(lambda: [b.status for b in client.boards()] == ["ready"] * 4)
+        until(lambda: [b.status for b in client.boards()] == ["available"] * 4)
+        farm.kill("agent-left")
+        until(lambda: [b.status for b in client.boards()].count("away") == 2)
+        with pytest.raises(icefarm.NotAvailableError, match="2 of 4 are free"):
+            client.reserve(4)
+        farm.agent("left", boards=1, speed=20)
+        # The board that did not come back with it leaves nothing behind.
+        until(lambda: [b.status for b in client.boards()] == ["available"] * 3)
+
+
+def test_agents_and_control_stop_at_two_quick_interrupts(
+    farm: Processes, mosquitto: Mosquitto, recorder: Recorder
+) -> None:
+    with icefarm.Client(mosquitto.url, name="ann") as client:
+        client.boards()
+        assert farm.interrupt("agent-left") == 0
+        until(lambda: [b.status for b in client.boards()].count("away") == 2)
+        assert farm.interrupt("control") == 0
+        until(lambda: not client.is_served())
+
+
+def test_the_broker_may_be_restarted_in_the_middle(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path, tmp_path: Path
+) -> None:
+    """Mosquitto writes sessions and retained states to its disk when it is told to stop."""
+    with (
+        icefarm.Client(mosquitto.url, name="ann", grace=30) as client,
+        client.reserve(4) as reservation,
+    ):
+        results = reservation.evaluate([circuits / "pulse_1khz.bin"] * 24)
+        seen = [next(results) for _ in range(6)]
+        mosquitto.stop()
+        mosquitto.start()
+        seen += results
+    assert sorted(result.index for result in seen) == list(range(24))
+    assert {result.pulses for result in seen} == {1000}
+    wait_until_available(mosquitto)
