@@ -176,19 +176,19 @@ async def test_a_hanging_board_is_restarted_and_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("assignment", "words"),
+    ("fields", "words"),
     [
-        (an_assignment(behaviour="dance"), "no behaviour 'dance'"),
-        (an_assignment(arguments={"tempo": 3}), "takes no arguments; it was given tempo"),
-        (an_assignment(behaviour="variance"), "no variance"),
+        ({"behaviour": "dance"}, "no behaviour 'dance'"),
+        ({"arguments": {"tempo": 3}}, "takes no arguments; it was given tempo"),
+        ({"behaviour": "variance"}, "no variance"),
     ],
 )
 async def test_what_cannot_be_started_is_broken_until_its_holder_is_gone(
-    assignment: Assignment, words: str
+    fields: dict[str, Any], words: str
 ) -> None:
     async with living(a_board()) as life:
         await life.reaches(S.AVAILABLE)
-        life.device.assign(assignment)
+        life.device.assign(an_assignment(**fields))
         broken = await life.reaches(S.BROKEN)
         assert broken.reservation == "r"
         assert words in (broken.detail or "")

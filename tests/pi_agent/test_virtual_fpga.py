@@ -26,7 +26,6 @@ from icefarm_agent.virtual.netlist import CLOCK, HIGH, LOW, Flop, Gate, Netlist,
 
 CIRCUITS = Path(__file__).parents[2] / "examples" / "circuits"
 CATALOGUE: list[dict[str, Any]] = json.loads((CIRCUITS / "circuits.json").read_text())
-CPU_LIMIT = 1.0  # seconds of one core for a bitstream not seen before
 
 T = TypeVar("T")
 
@@ -52,12 +51,6 @@ def waveform_of(bitstream: bytes) -> Waveform:
     return use(lambda simulator: simulator.waveform(bitstream))
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time that a process and the children it has waited for have used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
 # The example circuits
 
 
@@ -68,20 +61,6 @@ def test_counts_what_the_circuit_was_designed_for(circuit: dict[str, Any]) -> No
     waveform = waveform_of(bitstream)
     assert waveform.pulses() == circuit["pulses"]
     assert waveform.exact
-
-
-def test_a_new_bitstream_costs_a_warm_worker_less_than_the_limit() -> None:
-    async def work(simulator: Simulator) -> list[float]:
-        await simulator.waveform(set_everywhere(image("silent"), 0, 0))  # warms it up
-        (pid,) = simulator.worker_pids
-        costs = []
-        for circuit in CATALOGUE:
-            before = cpu_seconds(pid)
-            await simulator.waveform((CIRCUITS / circuit["file"]).read_bytes())
-            costs.append(cpu_seconds(pid) - before)
-        return costs
-
-    assert max(use(work)) < CPU_LIMIT
 
 
 def test_the_noise_has_the_count_of_an_independent_model() -> None:
@@ -419,27 +398,6 @@ def test_requests_for_the_same_bitstream_share_one_simulation() -> None:
         return simulator.simulations
 
     assert use(work, workers=2) == 1
-
-
-def test_outcomes_are_kept_on_disk(tmp_path: Path) -> None:
-    loop = set_everywhere(image("pulse_1khz"), 2, 36)
-
-    async def work(simulator: Simulator) -> tuple[int, Waveform, str]:
-        waveform = await simulator.waveform(image("pulse_20khz"))
-        try:
-            await simulator.waveform(loop)
-        except BitstreamError as error:
-            return simulator.simulations, waveform, str(error)
-        return simulator.simulations, waveform, ""
-
-    first = use(work, cache_directory=tmp_path / "cache")
-    again = use(work, cache_directory=tmp_path / "cache")
-    assert first[0] == 2
-    assert again == (0, *first[1:])
-
-    for file in (tmp_path / "cache").iterdir():
-        file.write_text("{ damaged")
-    assert use(work, cache_directory=tmp_path / "cache") == first
 
 
 def test_a_cancelled_request_does_not_disturb_another() -> None:

@@ -9,6 +9,7 @@ import typer
 from icefarm_agent.agent import Agent
 from icefarm_agent.behaviours import installed_behaviours
 from icefarm_agent.virtual.board import virtual_boards
+from icefarm_agent.virtual.errors import ToolsMissing
 from icefarm_broker import URL_VARIABLE, BrokerAddress
 from icefarm_broker.service import log_as, run_service
 from icefarm_schemas import check_name
@@ -44,4 +45,8 @@ def run(
         async with virtual_boards(agent_name, virtual_boards_count, virtual_speed) as boards:
             await Agent(agent_name, address, boards, installed_behaviours()).run()
 
-    sys.exit(run_service(agent))
+    try:
+        sys.exit(run_service(agent))
+    except ToolsMissing as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -24,6 +24,7 @@ from icefarm_agent.behaviours.pulsecount import PulseCount
 from icefarm_agent.behaviours.variance import READINGS, Variance
 from icefarm_agent.board import DEFAULT_FIRMWARE, DEFAULT_FIRMWARE_GREETING, BoardError
 from icefarm_agent.console import open_streams
+from icefarm_agent.virtual import icestorm
 from icefarm_agent.virtual.fpga import BitstreamError, Simulator, Waveform
 
 _WATCHDOG_SECONDS = 2.0
@@ -158,21 +159,29 @@ class VirtualBoard:
         await asyncio.sleep(self._timing.transfer - (time.monotonic() - started))
         await self._say(f"{RECEIVED} {(time.monotonic() - started) * 1e6:.0f} us")
         await self._say(FLASHING)
+        await asyncio.sleep(self._timing.configuration)
         # Computed while a real board would be counting, so that it costs no time of its own.
-        simulation = asyncio.create_task(self._simulator.waveform(bitstream))
+        counting = asyncio.create_task(asyncio.sleep(measuring))
         try:
-            await asyncio.sleep(self._timing.configuration + measuring)
-            return await simulation
+            waveform = await self._simulator.waveform(bitstream)
+            await counting
         except BitstreamError as error:
             await self._say(f"{FAILED}{' '.join(str(error).split())}")
             return None
         finally:
-            simulation.cancel()
+            counting.cancel()
+        return waveform
 
 
 @asynccontextmanager
 async def virtual_boards(agent: str, count: int, speed: float) -> AsyncIterator[list[VirtualBoard]]:
-    """Boards named after their agent, sharing one simulator."""
+    """Boards named after their agent, sharing one simulator.
+
+    Raises:
+        ToolsMissing: there are to be boards, but what simulates them is not installed.
+    """
+    if count:
+        icestorm.locate()
     simulator = Simulator(workers=os.cpu_count() or 1)
     timing = Timing().faster(speed)
     try:

@@ -11,7 +11,6 @@ Time is counted from the end of configuration, when all flip-flops are 0.
 
 import asyncio
 import hashlib
-from pathlib import Path
 
 from icefarm_agent.virtual.cache import Cache, Outcome
 from icefarm_agent.virtual.errors import BitstreamError, ToolsMissing
@@ -28,18 +27,13 @@ TIME_LIMIT = 30.0
 class Simulator:
     """Turns bitstreams into waveforms, in `workers` processes that it starts when needed.
 
-    Outcomes, errors included, are remembered by the bitstream's SHA-256: in memory up to a bound,
-    and in `cache_directory` if one is given. Belongs to the event loop that first uses it.
+    Outcomes, errors included, are remembered by the bitstream's SHA-256, up to a bound. Belongs to
+    the event loop that first uses it.
     """
 
-    def __init__(
-        self,
-        workers: int = 1,
-        cache_directory: Path | None = None,
-        time_limit: float = TIME_LIMIT,
-    ) -> None:
+    def __init__(self, workers: int = 1, time_limit: float = TIME_LIMIT) -> None:
         self._pool = WorkerPool(workers, time_limit)
-        self._cache = Cache(cache_directory)
+        self._cache = Cache()
         self._running: dict[str, asyncio.Task[Outcome]] = {}
         self._closed = False
         self.simulations = 0
@@ -56,8 +50,7 @@ class Simulator:
         Requests for the same bitstream share one simulation, which goes on if the caller that
         began it is cancelled. Raises BitstreamError if the bitstream is damaged, for another
         device, not digital, or takes longer than the time limit; ToolsMissing if Project IceStorm
-        is not installed; OSError if the cache directory cannot be written; RuntimeError if the
-        simulator is closed.
+        is not installed; RuntimeError if the simulator is closed.
         """
         if self._closed:
             raise RuntimeError("the simulator is closed")
