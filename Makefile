@@ -48,6 +48,8 @@ $(VENV)/installed: requirements.lock pyproject.toml $(PARTS:%=%/pyproject.toml) 
 	touch $@
 
 $(CURDIR)/$(VENV)-tools/bin/uv:
+	@# Debian keeps what makes a venv in a package of its own.
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call apt,python3-venv); }
 	$(PYTHON) -m venv $(VENV)-tools
 	$(VENV)-tools/bin/pip install --quiet uv
 
@@ -57,14 +59,13 @@ programs:
 # $(call need,programs,packages): install the packages where one of the programs is missing.
 define need
 missing=""; for program in $(1); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
-if [ -n "$$missing" ]; then \
-  if ! command -v apt-get >/dev/null; then \
-    echo "Missing:$$missing. This system has no apt; install what gives you these programs and try again." >&2; exit 1; \
-  fi; \
-  echo "Installing $(2) for$$missing"; \
-  $(SUDO) apt-get update -qq && \
-  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
-fi
+if [ -n "$$missing" ]; then echo "Missing:$$missing"; $(call apt,$(2)); fi
+endef
+
+define apt
+command -v apt-get >/dev/null || { echo "This system has no apt; install what Debian calls $(1) and try again." >&2; exit 1; }; \
+echo "Installing $(1)"; $(SUDO) apt-get update -qq; \
+$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null
 endef
 
 # After a change of a dependency.
