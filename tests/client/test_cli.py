@@ -114,7 +114,7 @@ def test_a_bitstream_published_by_mosquitto_pub_alone_is_evaluated(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("reserve", "-n", "9"), ExitCode.NOT_AVAILABLE, "9 boards"),
+        (("reserve", "-n", "9"), ExitCode.NOT_AVAILABLE, "not enough boards"),
         (("reserve", "--board", "nosuch"), ExitCode.FAILED, "no board 'nosuch'"),
         (("reserve", "--board", "a/b"), ExitCode.USAGE, "slash"),
         (("reserve", "--argument", "novalue"), ExitCode.USAGE, "written key=value"),

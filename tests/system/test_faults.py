@@ -104,7 +104,7 @@ def test_an_agent_that_dies_is_told_and_comes_back(
         until(lambda: [b.status for b in client.boards()] == ["available"] * 4)
         farm.kill("agent-left")
         until(lambda: [b.status for b in client.boards()].count("away") == 2)
-        with pytest.raises(icefarm.NotAvailableError, match="2 of 4 are free"):
+        with pytest.raises(icefarm.NotAvailableError, match="4 asked for, 2 of 4 free"):
             client.reserve(4)
         farm.agent("left", boards=1, speed=20)
         # The board that did not come back with it leaves nothing behind.

@@ -1,16 +1,7 @@
 """iCEFARM and its Mosquitto: the typed connection, accounts, and running a broker here."""
 
 from icefarm_broker.address import DEFAULT_URL, URL_VARIABLE, BrokerAddress
-from icefarm_broker.connection import (
-    Connected,
-    Connection,
-    Disconnected,
-    Happening,
-    Invalid,
-    PresenceMessages,
-    Received,
-    Synced,
-)
+from icefarm_broker.connection import Connection
 from icefarm_broker.errors import (
     BrokerError,
     BrokerUnreachableError,
@@ -21,6 +12,15 @@ from icefarm_broker.errors import (
     PublishRefusedError,
     RequestTimedOutError,
     TakenOverError,
+)
+from icefarm_broker.happenings import (
+    Connected,
+    Disconnected,
+    Happening,
+    Invalid,
+    PresenceMessages,
+    Received,
+    Synced,
 )
 from icefarm_broker.requester import Requester
 from icefarm_broker.retained import RetainedStates

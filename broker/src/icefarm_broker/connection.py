@@ -13,9 +13,8 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from icefarm_broker.address import BrokerAddress
 from icefarm_broker.errors import (
@@ -25,6 +24,15 @@ from icefarm_broker.errors import (
     NotAuthorisedError,
     PublishRefusedError,
     TakenOverError,
+)
+from icefarm_broker.happenings import (
+    Connected,
+    Disconnected,
+    Happening,
+    Invalid,
+    PresenceMessages,
+    Received,
+    Synced,
 )
 from icefarm_broker.mqtt import Delivery, MqttClient, Outgoing
 from icefarm_schemas import CONTENT_TYPE, MAX_PAYLOAD_BYTES, Message
@@ -43,57 +51,6 @@ _MANY = 3
 """Short connections in a row that are worth a word."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Connected:
-    """The connection is there; retained states follow."""
-
-
-@dataclass(frozen=True)
-class Synced:
-    """Every retained state has come that was at the broker when the connection was made."""
-
-
-@dataclass(frozen=True)
-class Disconnected:
-    """The connection was lost; it is being made again."""
-
-    why: Exception
-
-
-@dataclass(frozen=True)
-class Received:
-    """A message that the contract knows; `message` is bytes for bulk data, None for a removal."""
-
-    topic: Topic
-    message: Any
-    delivery: Delivery
-
-
-@dataclass(frozen=True)
-class Invalid:
-    """A message that the contract does not know; `topic` is None where even that is wrong."""
-
-    topic: Topic | None
-    why: str
-    delivery: Delivery
-
-
-Happening = Connected | Synced | Disconnected | Received | Invalid
-
-
-@dataclass(frozen=True)
-class PresenceMessages:
-    """What tells others that a part is there: its birth, and the will for when it is not.
-
-    `will_delay` is in seconds. The birth's topic is where the part's own state is retained.
-    """
-
-    topic: Topic
-    birth: Message
-    will: Message
-    will_delay: float = 0
 
 
 class Connection:

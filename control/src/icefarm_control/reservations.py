@@ -155,7 +155,7 @@ async def _any_devices(cursor: Cursor, count: int, behaviour: str) -> list[tuple
             )
         raise RefusedError(
             ErrorCode.NOT_AVAILABLE,
-            f"{count} boards with {behaviour!r} were asked for; {len(rows)} of {total} are free",
+            f"not enough boards with {behaviour!r}: {count} asked for, {len(rows)} of {total} free",
             asked=count,
             free=len(rows),
             total=total,

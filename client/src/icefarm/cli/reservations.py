@@ -19,7 +19,8 @@ def _show(state: ReservationState, words: str, as_json: bool) -> None:
         print_json(state.model_dump(mode="json", exclude_none=True))
     else:
         names = ", ".join(device.device for device in state.devices)
-        out.print(f"[bold]{state.reservation}[/bold] {escape(words)}: {escape(names)}")
+        line = f"[bold]{state.reservation}[/bold] {escape(words)}: {escape(names)}"
+        out.print(line, soft_wrap=True)
 
 
 def parse_arguments(pairs: list[str]) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""What a connection tells its consumer, in order, and what it tells others of itself."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from icefarm_broker.mqtt import Delivery
+from icefarm_schemas import Message
+from icefarm_schemas.topics import Topic
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The connection is there; retained states follow."""
+
+
+@dataclass(frozen=True)
+class Synced:
+    """Every retained state has come that was at the broker when the connection was made."""
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection was lost; it is being made again."""
+
+    why: Exception
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message that the contract knows; `message` is bytes for bulk data, None for a removal."""
+
+    topic: Topic
+    message: Any
+    delivery: Delivery
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """A message that the contract does not know; `topic` is None where even that is wrong."""
+
+    topic: Topic | None
+    why: str
+    delivery: Delivery
+
+
+Happening = Connected | Synced | Disconnected | Received | Invalid
+
+
+@dataclass(frozen=True)
+class PresenceMessages:
+    """What tells others that a part is there: its birth, and the will for when it is not.
+
+    `will_delay` is in seconds. The birth's topic is where the part's own state is retained.
+    """
+
+    topic: Topic
+    birth: Message
+    will: Message
+    will_delay: float = 0
