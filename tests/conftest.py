@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from support.recorder import Recorder
 
 from icefarm_broker.mosquitto import Mosquitto, free_port
 from icefarm_control.embedded import embedded_database
+
+# Run in the background of a script, this process ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CIRCUITS = Path(__file__).parents[1] / "examples" / "circuits"
 

@@ -217,6 +217,21 @@ async def test_the_asynchronous_client_has_the_same_names(
             assert hasattr(icefarm.Client, name), name
 
 
+async def test_many_things_at_once_on_one_client(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+
+        async def measure() -> list[int | None]:
+            async with client.reserve(1) as reservation:
+                return [r.pulses async for r in reservation.evaluate([circuits / "silent.bin"])]
+
+        done = await asyncio.gather(
+            client.boards(), measure(), client.agents(), measure(), client.boards(), measure()
+        )
+    assert [done[1], done[3], done[5]] == [[0]] * 3
+
+
 async def test_a_result_comes_although_the_client_was_away(
     farm: Processes, mosquitto: Mosquitto, circuits: Path, recorder: Recorder
 ) -> None:

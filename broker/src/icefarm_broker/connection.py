@@ -96,6 +96,7 @@ class Connection:
         self._up = asyncio.Event()
         self._slots = asyncio.Semaphore(_PUBLISHES_AT_ONCE)
         self._syncing: dict[bytes, asyncio.Future[None]] = {}
+        self._one_sync = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
         self.reconnected_at: float | None = None
         """By time.monotonic(); None while the first connection lasts."""
@@ -109,8 +110,13 @@ class Connection:
         """
         self._keeper = asyncio.create_task(self._keep(), name=f"connection {self.client_id}")
         up = asyncio.create_task(self._up.wait())
-        await asyncio.wait([up, self._keeper], return_when=asyncio.FIRST_COMPLETED)
-        up.cancel()
+        try:
+            await asyncio.wait([up, self._keeper], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._keeper.cancel()
+            raise
+        finally:
+            up.cancel()
         if self._keeper.done():
             await self._keeper
         return self
@@ -186,8 +192,8 @@ class Connection:
         return self._mqtt
 
     async def _after(self, mqtt: MqttClient) -> None:
+        await asyncio.wait([mqtt.lost])
         if mqtt is self._mqtt:
-            await asyncio.wait([mqtt.lost])
             self._up.clear()
 
     async def subscribe(self, *filters: str) -> None:
@@ -358,6 +364,7 @@ class Connection:
     async def _introduce(self, mqtt: MqttClient) -> None:
         # A session that outlives its first connection has results queued in it.
         self._clean_start = self._clean_start and self._session_expiry == 0
+        self._syncing.clear()
         await self._sync(mqtt, [*self._subscriptions, *self._snapshots])
         if self._snapshots:
             await mqtt.unsubscribe_from(self._snapshots)
@@ -377,8 +384,10 @@ class Connection:
         )
         synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         assert birth.correlation is not None
-        self._syncing = {birth.correlation: synced}
-        await mqtt.subscribe_to([*filters, birth.topic])
-        await mqtt.publish_and_confirm(birth)
-        await mqtt.unsubscribe_from([birth.topic])
+        self._syncing[birth.correlation] = synced
+        # Another one would end the subscription that this one's birth comes back by.
+        async with self._one_sync:
+            await mqtt.subscribe_to([*filters, birth.topic])
+            await mqtt.publish_and_confirm(birth)
+            await mqtt.unsubscribe_from([birth.topic])
         return synced

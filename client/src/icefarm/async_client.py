@@ -5,6 +5,7 @@ import getpass
 import logging
 import secrets
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from icefarm.errors import (
     InvalidRequestError,
     NoSuchReservationError,
     NotHolderError,
+    ReservationEndedError,
     from_broker,
     from_error,
 )
@@ -262,7 +264,8 @@ class AsyncClient:
         try:
             await reservation.wait_until_ready()
         except BaseException:
-            await reservation.release()
+            with suppress(ReservationEndedError):
+                await reservation.release()
             raise
         return reservation
 

@@ -133,7 +133,7 @@ class Control:
             self._mirror.states.observe(happening)
             self._inventory.observe(happening)
             match happening:
-                case Connected():
+                case Connected() if self._early is None:
                     self._early = []
                 case Synced():
                     early, self._early = self._early or [], None
@@ -200,6 +200,7 @@ class Control:
         except Exception:
             # A defect in one request must not end the farm; whoever asked is told.
             log.exception("the request on %s failed", delivery.topic)
+            changed.clear()
             reply = Reply(
                 error=Error(
                     code=ErrorCode.INTERNAL,

@@ -122,7 +122,7 @@ class Agent:
             match happening:
                 case Connected():
                     self._assigned_since_connect.clear()
-                    self._early = []
+                    self._early = self._early or []
                 case Received(AssignmentTopic(_, device), assignment):
                     self._assigned_since_connect.add(device)
                     await self._assign(device, assignment)
