@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from support.processes import Processes
@@ -17,6 +18,10 @@ from icefarm_control.embedded import embedded_database
 
 # Run in the background of a script, this process ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# An example that is slow because the machine is busy is not a fault.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 CIRCUITS = Path(__file__).parents[1] / "examples" / "circuits"
 

@@ -239,7 +239,7 @@ async def test_roles_are_enforced_by_the_broker(tmp_path: Path) -> None:
         [
             Account("ann", "secret", Role.CLIENT),
             Account("bench", "other", Role.AGENT),
-            Account("agents", "x", Role.CLIENT),
+            Account("screen", "x", Role.OBSERVER),
         ],
         tmp_path,
     )
@@ -275,6 +275,11 @@ async def test_roles_are_enforced_by_the_broker(tmp_path: Path) -> None:
                 await ann.publish(RequestTopic("ann", "s", "reserve"), b"{}")
             with pytest.raises(NobodyListensError):
                 await ann.publish(EvaluateTopic("r", "ann", "s", "e"), b"x")
+            # An observer sees everything, and may change nothing.
+            recorder = Recorder(str(as_user("screen:x")).replace("@", ":x@"))
+            await ann.publish(EvaluateTopic("r", "ann", "s", "e"), b"x")
+            until(lambda: recorder.of(EvaluateTopic))
+            recorder.stop()
 
 
 def test_passwords_are_hashed_and_private(tmp_path: Path) -> None:

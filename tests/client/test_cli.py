@@ -1,6 +1,7 @@
 """The `icefarm` command against a farm of virtual boards, as people and scripts type it."""
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,23 @@ def test_watch_prints_each_change(farm: Processes, tmp_path: Path) -> None:
         assert watching.wait(30) == ExitCode.INTERRUPTED
 
 
+def test_an_interrupted_evaluation_gives_its_boards_back(
+    farm: Processes, circuits: Path, recorder: Recorder
+) -> None:
+    files = [str(circuits / "pulse_1khz.bin")] * 500
+    evaluating = farm.start("evaluate", script("icefarm"), "evaluate", *files, "-n", "2")
+    until(lambda: len(recorder.of(EventsTopic)) >= 4)
+    evaluating.send_signal(signal.SIGINT)
+    assert evaluating.wait(30) == ExitCode.INTERRUPTED
+    assert "Traceback" not in farm.logs()
+    # At once: it released them itself, and did not leave that to its grace.
+    boards = lines(farm.run("boards", "--json").stdout)
+    assert all("reservation" not in board or not board["reservation"] for board in boards)
+
+
 @pytest.mark.parametrize(
-    "command", ["", "boards", "agents", "reserve", "release", "extend", "evaluate", "watch", "up"]
+    "command",
+    ["", "boards", "agents", "reserve", "release", "extend", "evaluate", "watch", "up", "demo"],
 )
 def test_every_command_has_help_with_an_example(command: str) -> None:
     done = subprocess.run(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 from support.processes import script
+from support.recorder import Recorder
 from support.waiting import until
 
 import icefarm
@@ -46,7 +47,9 @@ def a_farm(directory: Path, port: int, *options: str) -> Iterator[subprocess.Pop
     try:
         until(lambda: up.poll() is not None or "The farm is ready" in output.read_text())
         assert up.poll() is None, output.read_text()
+        recorder = Recorder(f"mqtt://127.0.0.1:{port}")
         yield up
+        recorder.stop()
     finally:
         if up.poll() is None:
             up.send_signal(signal.SIGINT)

@@ -88,6 +88,8 @@ class AsyncClient:
             self.name = check_name(self._address.user or name or getpass.getuser())
         except ValueError as error:
             raise InvalidRequestError(str(error)) from error
+        except (KeyError, OSError) as error:
+            raise InvalidRequestError("this machine's user has no name; give a name") from error
         self.session = secrets.token_hex(4)
         self._grace = grace
 

@@ -18,6 +18,9 @@ from icefarm_schemas import DEFAULT_DURATION, ReservationState
 
 _Result = TypeVar("_Result")
 
+_CANCELLING = 10.0
+"""Seconds that work may take to end when it is cancelled."""
+
 
 class _LoopThread:
     """An event loop that runs in a thread."""
@@ -29,12 +32,22 @@ class _LoopThread:
         self._thread.start()
 
     def call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run a coroutine and return its result; cancel it when the caller is interrupted."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Run a coroutine and return its result; end it first when the caller is interrupted."""
+        finished = threading.Event()
+
+        async def run() -> _Result:
+            try:
+                return await work
+            finally:
+                finished.set()
+
+        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
         try:
             return future.result()
         except BaseException:
-            future.cancel()
+            # Ctrl-C comes to this thread alone. What it cleans up next needs the work to be over.
+            if future.cancel():
+                finished.wait(_CANCELLING)
             raise
 
     def close(self) -> None:

@@ -135,9 +135,11 @@ class Evaluating:
             asyncio.create_task(self._happened.wait()),
             asyncio.create_task(self._view.changed()),
         ]
-        await asyncio.wait(either, timeout=_LOOK_AGAIN, return_when=asyncio.FIRST_COMPLETED)
-        for task in either:
-            task.cancel()
+        try:
+            await asyncio.wait(either, timeout=_LOOK_AGAIN, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in either:
+                task.cancel()
 
     def _results_of(self, event: EvaluationFinished | CommandRefused) -> list[Result]:
         """The results in an event: none when it is a repetition."""

@@ -33,6 +33,7 @@ from icefarm_control.mirror import MIRRORED, Mirror
 from icefarm_control.reservations import Held, RefusedError
 from icefarm_control.sessions import Sessions
 from icefarm_schemas import (
+    CONTRACT_VERSION,
     ControlState,
     Error,
     ErrorCode,
@@ -66,7 +67,10 @@ log = logging.getLogger(__name__)
 def _connection(address: BrokerAddress) -> Connection:
     root = address.root
     online = ControlState(
-        status=Presence.ONLINE, version=version("icefarm-control"), started_at=utc_now()
+        status=Presence.ONLINE,
+        contract=CONTRACT_VERSION,
+        version=version("icefarm-control"),
+        started_at=utc_now(),
     )
     return Connection(
         address,

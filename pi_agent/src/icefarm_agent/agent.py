@@ -23,6 +23,7 @@ from icefarm_broker import (
     Synced,
 )
 from icefarm_schemas import (
+    CONTRACT_VERSION,
     AgentState,
     Assignment,
     CommandRefused,
@@ -60,6 +61,7 @@ class Agent:
         self._topic = AgentStateTopic(name)
         online = AgentState(
             status=Presence.ONLINE,
+            contract=CONTRACT_VERSION,
             version=version("icefarm-agent"),
             boot_id=secrets.token_hex(4),
             behaviours=tuple(behaviours),

@@ -20,6 +20,7 @@ class ControlState(Message):
     """`control/state`: whether requests are answered."""
 
     status: Presence
+    contract: str | None = None
     version: str | None = None
     started_at: UtcTime | None = None
 
@@ -28,6 +29,7 @@ class AgentState(Message):
     """`agents/{agent}/state`: one agent process. `boot_id` is new each time the agent starts."""
 
     status: Presence
+    contract: str | None = None
     version: str | None = None
     boot_id: str | None = None
     behaviours: tuple[Name, ...] = ()

@@ -88,7 +88,7 @@ def show_results(results: Iterable[Result], total: int, as_json: bool) -> Iterat
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         bar = progress.add_task("", total=total)
         for result in results:
             progress.advance(bar)
