@@ -275,6 +275,24 @@ async def test_control_repairs_what_changed_while_it_was_away(
         await client.release(reply.reservation.reservation)
 
 
+async def test_a_device_that_serves_what_is_over_is_told_so(
+    control: Processes, agent: Connection, recorder: Recorder
+) -> None:
+    """As an agent does that was away when the assignment was removed."""
+    ghost = a_device(DeviceStatus.READY).model_copy(update={"reservation": "ghost"})
+    await agent.publish(DeviceStateTopic("pi", "a"), ghost)
+    until(lambda: recorder.of(AssignmentTopic, device="a"))
+    assert assigned(recorder, "a") is None
+    request = b'{"behaviour":"pulsecount","devices":["b"],"on_session_end":"keep"}'
+    reply = await ask(agent, recorder, "reserve", request)
+    assert reply.reservation is not None
+    await agent.publish(DeviceStateTopic("pi", "b"), ghost)
+    until(lambda: len(recorder.of(AssignmentTopic, device="b")) == 2)
+    told = assigned(recorder, "b")
+    assert told is not None
+    assert told.reservation == reply.reservation.reservation
+
+
 async def test_two_who_want_the_last_board(
     control: Processes, agent: Connection, mosquitto: Mosquitto
 ) -> None:

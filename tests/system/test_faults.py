@@ -122,8 +122,9 @@ def test_agents_and_control_stop_at_two_quick_interrupts(
         until(lambda: not client.is_served())
 
 
+@pytest.mark.parametrize("memory", ["kept", "lost"])
 def test_the_broker_may_be_restarted_in_the_middle(
-    farm: Processes, mosquitto: Mosquitto, circuits: Path, tmp_path: Path
+    farm: Processes, mosquitto: Mosquitto, circuits: Path, memory: str
 ) -> None:
     """Mosquitto writes sessions and retained states to its disk when it is told to stop."""
     with (
@@ -132,7 +133,11 @@ def test_the_broker_may_be_restarted_in_the_middle(
     ):
         results = reservation.evaluate([circuits / "pulse_1khz.bin"] * 24)
         seen = [next(results) for _ in range(6)]
-        mosquitto.stop()
+        if memory == "kept":
+            mosquitto.stop()
+        else:
+            mosquitto.kill()
+            (mosquitto.directory / "mosquitto.db").unlink(missing_ok=True)
         mosquitto.start()
         seen += results
     assert sorted(result.index for result in seen) == list(range(24))

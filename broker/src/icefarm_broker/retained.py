@@ -46,6 +46,10 @@ class RetainedStates:
         if self._wanted.pop(topic, None) is not None:
             self._mark(topic)
 
+    def repeat(self, topic: Topic) -> None:
+        """Publish again what the topic should hold, since somebody acts as if it held another."""
+        self._mark(topic)
+
     def keep_only(self, topics: AbstractSet[Topic]) -> None:
         """Remove every state that is not among these."""
         for topic in self._wanted.keys() - topics:

@@ -33,6 +33,7 @@ from icefarm_broker import (
 )
 from icefarm_schemas import (
     DEFAULT_DURATION,
+    AgentState,
     ExtendRequest,
     Message,
     OnSessionEnd,
@@ -319,8 +320,16 @@ class AsyncClient:
                 case Received():
                     if not self._requester.receive(happening):
                         self._view.observe(happening)
+                        self._send_again_to(happening)
                 case Invalid(_, why, delivery):
                     log.warning("ignored a message on %s: %s", delivery.topic, why)
+
+    def _send_again_to(self, received: Received) -> None:
+        """Whenever an agent says that it is there, it or this client may have been away."""
+        match received:
+            case Received(AgentStateTopic(agent), AgentState(status=Presence.ONLINE)):
+                for held in self._reservations.values():
+                    held.send_again(agent)
 
 
 class Reserving:

@@ -149,6 +149,11 @@ class AsyncReservation:
         if self._evaluating is not None:
             self._evaluating.take(event)
 
+    def send_again(self, agent: str) -> None:
+        """For the client: commands to an agent, or its results, may have been lost."""
+        if self._evaluating is not None:
+            self._evaluating.send_again(agent)
+
     async def extend(self, duration: float = DEFAULT_DURATION) -> None:
         """Let the lease end `duration` seconds from now.
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -97,8 +97,27 @@ class Evaluating:
             evaluation = f"{self._run_id}-{bitstream.index}"
             for key in targets:
                 self._sent[key][evaluation] = bitstream
-            task = asyncio.create_task(self._publish(evaluation, bitstream, targets))
-            self._publishing.add(task)
+            self._start_publishing(evaluation, bitstream, targets)
+
+    def send_again(self, agent: str) -> None:
+        """Publish to an agent's boards all that has no result yet.
+
+        A board that knows it does not measure it again, but sends the result again if it has one.
+        """
+        targets: dict[str, list[BoardKey]] = defaultdict(list)
+        bitstreams = {}
+        for key, sent in self._sent.items():
+            for evaluation, bitstream in sent.items() if key[0] == agent else ():
+                targets[evaluation].append(key)
+                bitstreams[evaluation] = bitstream
+        for evaluation, bitstream in bitstreams.items():
+            self._start_publishing(evaluation, bitstream, targets[evaluation])
+
+    def _start_publishing(
+        self, evaluation: str, bitstream: Bitstream, targets: list[BoardKey]
+    ) -> None:
+        task = asyncio.create_task(self._publish(evaluation, bitstream, targets))
+        self._publishing.add(task)
 
     async def _publish(
         self, evaluation: str, bitstream: Bitstream, targets: list[BoardKey]

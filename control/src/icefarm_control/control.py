@@ -35,6 +35,7 @@ from icefarm_control.sessions import Sessions
 from icefarm_schemas import (
     CONTRACT_VERSION,
     ControlState,
+    DeviceState,
     Error,
     ErrorCode,
     ExtendRequest,
@@ -143,6 +144,8 @@ class Control:
                     early, self._early = self._early or [], None
                     for job in early:
                         await self._jobs.put(job)
+                case Received(DeviceStateTopic(agent, device), DeviceState(reservation=serves)):
+                    self._mirror.check(agent, device, serves)
                 case Received(RequestTopic()) | Invalid(RequestTopic()):
                     await self._add(partial(self._answer, happening))
                 case Invalid(_, why, delivery):

@@ -16,13 +16,25 @@ class Mirror:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.states = RetainedStates(connection, *MIRRORED)
+        self._reservations: dict[AssignmentTopic, str] = {}
 
     def load(self, live: list[Held]) -> None:
         """Hold exactly these reservations."""
+        self._reservations.clear()
         topics = set()
         for held in live:
             topics |= self._hold(held)
         self.states.keep_only(topics)
+
+    def check(self, agent: str, device: str, reservation: str | None) -> None:
+        """A device reports which reservation it serves; one that is not its own is told so.
+
+        An agent does not take an assignment that is missing for one that was removed: the broker
+        may have lost its memory.
+        """
+        topic = AssignmentTopic(agent, device)
+        if reservation is not None and self._reservations.get(topic) != reservation:
+            self.states.repeat(topic)
 
     async def apply(self, held: Held) -> None:
         """Hold a reservation that was made or changed; tell of one that has ended and drop it."""
@@ -32,7 +44,9 @@ class Mirror:
             return
         topic = ReservationStateTopic(state.reservation)
         for device in state.devices:
-            self.states.remove(AssignmentTopic(device.agent, device.device))
+            assignment = AssignmentTopic(device.agent, device.device)
+            if self._reservations.pop(assignment, None) is not None:
+                self.states.remove(assignment)
         # A state that is retained and then removed would not say why it ended.
         with suppress(NobodyListensError):
             await self._connection.publish(topic, state, retain=False)
@@ -52,6 +66,7 @@ class Mirror:
         for device in state.devices:
             topic = AssignmentTopic(device.agent, device.device)
             self.states.hold(topic, assignment)
+            self._reservations[topic] = state.reservation
             topics.add(topic)
         reservation = ReservationStateTopic(state.reservation)
         self.states.hold(reservation, state)

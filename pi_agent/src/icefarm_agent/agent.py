@@ -89,7 +89,6 @@ class Agent:
             for board in boards
         }
         self._served: set[str] = set()
-        self._assigned_since_connect: set[str] = set()
         # Commands that queued while the agent was away come before its assignments do.
         self._early: list[Received] | None = None
 
@@ -123,15 +122,12 @@ class Agent:
             self._states.observe(happening)
             match happening:
                 case Connected():
-                    self._assigned_since_connect.clear()
                     self._early = self._early or []
                 case Received(AssignmentTopic(_, device), assignment):
-                    self._assigned_since_connect.add(device)
                     await self._assign(device, assignment)
                 case Synced():
-                    # An assignment that is not retained any more was removed meanwhile.
-                    for device in self._devices.keys() - self._assigned_since_connect:
-                        await self._assign(device, None)
+                    # An assignment that is not retained is none that was removed: the broker may
+                    # have forgotten it. Control sees what the devices serve, and says so.
                     early, self._early = self._early or [], None
                     for command in early:
                         await self._evaluate(command)

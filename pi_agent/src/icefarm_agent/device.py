@@ -37,9 +37,7 @@ NEXT: Mapping[DeviceStatus | None, frozenset[DeviceStatus]] = {
     None: frozenset({DeviceStatus.PREPARING}),
     DeviceStatus.PREPARING: frozenset({DeviceStatus.AVAILABLE, DeviceStatus.BROKEN}),
     DeviceStatus.AVAILABLE: frozenset({DeviceStatus.STARTING}),
-    DeviceStatus.STARTING: frozenset(
-        {DeviceStatus.READY, DeviceStatus.CLEANING, DeviceStatus.BROKEN}
-    ),
+    DeviceStatus.STARTING: frozenset({DeviceStatus.READY, DeviceStatus.BROKEN}),
     DeviceStatus.READY: frozenset({DeviceStatus.CLEANING, DeviceStatus.BROKEN}),
     DeviceStatus.CLEANING: frozenset({DeviceStatus.AVAILABLE, DeviceStatus.BROKEN}),
     DeviceStatus.BROKEN: frozenset({DeviceStatus.CLEANING, DeviceStatus.PREPARING}),
@@ -101,18 +99,23 @@ class Device:
         """Queue a bitstream of the reservation that the device is assigned to.
 
         It waits until the device is ready. One that cannot be queued has its error sent as its
-        result.
+        result; of one that has been measured already, the result is sent again.
         """
         assignment = self._wanted
         if assignment is None:
             raise RuntimeError(f"{self.name} is not assigned, so nobody may evaluate on it")
+        before = self._queue.result_of(evaluation)
+        if before is not None:
+            await self._outbox.put(evaluation.client, evaluation.session, before)
+            return
         refusal = (
             Error(code=ErrorCode.DEVICE_LOST, message=f"the board {self.name!r} is broken")
             if self._status is DeviceStatus.BROKEN
             else self._queue.add(evaluation)
         )
         if refusal is not None:
-            await self._send(evaluation, assignment, 0, error=refusal)
+            result = self._result(evaluation, assignment, 0, error=refusal)
+            await self._outbox.put(evaluation.client, evaluation.session, result)
 
     async def run(self) -> None:
         """Follow the assignments until cancelled; then let go of the board."""
@@ -191,19 +194,26 @@ class Device:
         while True:
             evaluation = await queue.next()
             started = time.monotonic()
+            failure: MeasurementError | None = None
+            measurement: Measurement | None = None
             try:
                 measurement = await behaviour.evaluate(evaluation.bitstream)
-            except MeasurementError as failure:
-                seconds = time.monotonic() - started
-                await self._send(evaluation, assignment, seconds, error=failure.error)
-                if not failure.board_is_well:
-                    log.warning("restarting %s: %s", self.name, failure)
-                    await behaviour.start()
-            else:
-                seconds = time.monotonic() - started
-                await self._send(evaluation, assignment, seconds, measurement=measurement)
+            except MeasurementError as error:
+                failure = error
+            result = self._result(
+                evaluation,
+                assignment,
+                time.monotonic() - started,
+                measurement=measurement,
+                error=None if failure is None else failure.error,
+            )
+            queue.finish(evaluation, result)
+            await self._outbox.put(evaluation.client, evaluation.session, result)
+            if failure is not None and not failure.board_is_well:
+                log.warning("restarting %s: %s", self.name, failure)
+                await behaviour.start()
 
-    async def _send(
+    def _result(
         self,
         evaluation: Evaluation,
         assignment: Assignment,
@@ -211,8 +221,8 @@ class Device:
         *,
         measurement: Measurement | None = None,
         error: Error | None = None,
-    ) -> None:
-        result = EvaluationFinished(
+    ) -> EvaluationFinished:
+        return EvaluationFinished(
             reservation=assignment.reservation,
             evaluation=evaluation.id,
             agent=self._agent,
@@ -223,7 +233,6 @@ class Device:
             seconds=round(seconds, 6),
             finished_at=utc_now(),
         )
-        await self._outbox.put(evaluation.client, evaluation.session, result)
 
     async def _restore(self, status: DeviceStatus) -> None:
         """Bring the board to the state in which everybody finds it."""

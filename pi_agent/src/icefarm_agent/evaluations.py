@@ -1,12 +1,18 @@
-"""Evaluations waiting for one device, each done once."""
+"""Evaluations of one device in one reservation, each done once."""
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass
 
-from icefarm_schemas import Error, ErrorCode
+from icefarm_schemas import Error, ErrorCode, EvaluationFinished
 
 MOST_WAITING = 32
 """Bitstreams of 104 kB each; a client that keeps two or three waiting never sees this limit."""
+RESULTS_KEPT = 256
+"""Far more than a client can have open on one board, so that it can ask for each of them again."""
+
+_Key = tuple[str, str]
+"""Client and evaluation id."""
 
 
 @dataclass(frozen=True)
@@ -18,18 +24,23 @@ class Evaluation:
     client: str
     session: str
 
+    @property
+    def key(self) -> _Key:
+        """What makes it the same evaluation when it comes again."""
+        return self.client, self.id
+
 
 class EvaluationQueue:
-    """First come, first served; a repeated id is dropped, whether it waits or is done."""
+    """First come, first served; a repeated id is not measured again."""
 
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[Evaluation] = asyncio.Queue(MOST_WAITING)
-        self._known: set[tuple[str, str]] = set()
+        self._known: set[_Key] = set()
+        self._results: OrderedDict[_Key, EvaluationFinished] = OrderedDict()
 
     def add(self, evaluation: Evaluation) -> Error | None:
-        """Queue an evaluation; an error says why it is refused."""
-        key = (evaluation.client, evaluation.id)
-        if key in self._known:
+        """Queue an evaluation, unless it is known; an error says why it is refused."""
+        if evaluation.key in self._known:
             return None
         if self._waiting.full():
             return Error(
@@ -38,10 +49,20 @@ class EvaluationQueue:
                 f"send more when results have come",
                 details={"longest_queue": MOST_WAITING},
             )
-        self._known.add(key)
+        self._known.add(evaluation.key)
         self._waiting.put_nowait(evaluation)
         return None
 
     async def next(self) -> Evaluation:
         """The next one, as soon as there is one."""
         return await self._waiting.get()
+
+    def finish(self, evaluation: Evaluation, result: EvaluationFinished) -> None:
+        """Keep a result for a while, in case it is asked for again."""
+        self._results[evaluation.key] = result
+        if len(self._results) > RESULTS_KEPT:
+            self._results.popitem(last=False)
+
+    def result_of(self, evaluation: Evaluation) -> EvaluationFinished | None:
+        """The result that this evaluation has had already."""
+        return self._results.get(evaluation.key)
