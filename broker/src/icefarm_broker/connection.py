@@ -355,6 +355,10 @@ class Connection:
         )
         await mqtt.__aenter__()
         try:
+            keeper = asyncio.current_task()
+            if keeper is not None and keeper.cancelling():
+                # aiomqtt waits with asyncio.wait_for, which may lose one (see mqtt.py).
+                raise asyncio.CancelledError
             await self._introduce(mqtt)
         except BaseException:
             await mqtt.close()

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiomqtt
 import paho.mqtt.client as paho
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -149,7 +150,7 @@ class MqttClient(aiomqtt.Client):
         self._when_connected = connected
         self._deliver = deliver
         self._client.manual_ack_set(True)
-        self._published: dict[int, asyncio.Future[ReasonCode]] = {}
+        self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
 
     async def __aenter__(self) -> "MqttClient":
         try:
@@ -171,7 +172,7 @@ class MqttClient(aiomqtt.Client):
             raise BrokerUnreachableError(
                 f"no broker answers at {self._address}: {error}; is it running there?"
             ) from error
-        self.lost.add_done_callback(self._fail_publishes)
+        self.lost.add_done_callback(self._fail_answers)
         return self
 
     async def close(self) -> None:
@@ -209,12 +210,7 @@ class MqttClient(aiomqtt.Client):
         )
         if info.rc not in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_QUEUE_SIZE):
             raise ConnectionLostError(paho.error_string(info.rc))
-        answer: asyncio.Future[ReasonCode] = asyncio.get_running_loop().create_future()
-        self._published[info.mid] = answer
-        try:
-            code = await answer
-        finally:
-            del self._published[info.mid]
+        [code] = await self._answer(info.mid)
         if code.value == _NOT_AUTHORISED:
             raise NotAuthorisedError(
                 f"the broker does not allow {self._address.user or 'an anonymous user'} "
@@ -235,12 +231,9 @@ class MqttClient(aiomqtt.Client):
             ConnectionLostError: no answer came.
         """
         options = SubscribeOptions(qos=1)
-        try:
-            codes = await self.subscribe([(text, options) for text in filters], timeout=30)
-        except aiomqtt.MqttError as error:
-            raise ConnectionLostError(str(error)) from error
-        for text, code in zip(filters, codes, strict=True):
-            if _number(code) >= _FAILURE:
+        result, mid = self._client.subscribe([(text, options) for text in filters])
+        for text, code in zip(filters, await self._answer(mid, result), strict=True):
+            if code.value >= _FAILURE:
                 raise NotAuthorisedError(f"the broker refused the subscription to {text}: {code}")
 
     async def unsubscribe_from(self, filters: Sequence[str]) -> None:
@@ -249,10 +242,30 @@ class MqttClient(aiomqtt.Client):
         Raises:
             ConnectionLostError: no answer came.
         """
+        result, mid = self._client.unsubscribe(list(filters))
+        await self._answer(mid, result)
+
+    async def _answer(
+        self, mid: int | None, result: MQTTErrorCode = MQTTErrorCode.MQTT_ERR_SUCCESS
+    ) -> list[ReasonCode]:
+        """The reason codes of the packet that answers the one with this message id.
+
+        Not aiomqtt's own waiting: up to Python 3.11 its `asyncio.wait_for` loses a cancellation
+        that comes with the answer, and a process that is to stop would go on.
+        """
+        if mid is None or result != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise ConnectionLostError(paho.error_string(result))
+        answer: asyncio.Future[list[ReasonCode]] = asyncio.get_running_loop().create_future()
+        self._answers[mid] = answer
         try:
-            await self.unsubscribe(list(filters), timeout=30)
-        except aiomqtt.MqttError as error:
-            raise ConnectionLostError(str(error)) from error
+            return await answer
+        finally:
+            del self._answers[mid]
+
+    def _take_answer(self, mid: int, codes: list[ReasonCode]) -> None:
+        answer = self._answers.get(mid)
+        if answer is not None and not answer.done():
+            answer.set_result(codes)
 
     def _on_connect(
         self,
@@ -266,8 +279,8 @@ class MqttClient(aiomqtt.Client):
         if not reason_code.is_failure:
             self._when_connected()
 
-    def _fail_publishes(self, lost: "asyncio.Future[None]") -> None:
-        for answer in self._published.values():
+    def _fail_answers(self, lost: "asyncio.Future[None]") -> None:
+        for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(self.why_lost())
 
@@ -279,9 +292,27 @@ class MqttClient(aiomqtt.Client):
         reason_code: ReasonCode,
         properties: Properties,
     ) -> None:
-        answer = self._published.get(mid)
-        if answer is not None and not answer.done():
-            answer.set_result(reason_code)
+        self._take_answer(mid, [reason_code])
+
+    def _on_subscribe(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        mid: int,
+        reason_codes: list[ReasonCode],
+        properties: Properties | None = None,
+    ) -> None:
+        self._take_answer(mid, reason_codes)
+
+    def _on_unsubscribe(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        mid: int,
+        reason_codes: list[ReasonCode],
+        properties: Properties | None = None,
+    ) -> None:
+        self._take_answer(mid, reason_codes)
 
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         # aiomqtt registers the socket a moment later, when it may be closed already; within the

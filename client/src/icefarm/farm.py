@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +97,8 @@ class Part:
             return
         self.process.terminate()
         try:
-            await asyncio.wait_for(self.process.wait(), _STOP_TIMEOUT)
+            async with asyncio.timeout(_STOP_TIMEOUT):
+                await self.process.wait()
         except TimeoutError:
             self.say(f"{self.name} does not stop; ending it by force")
             self.process.kill()
@@ -218,10 +220,9 @@ class Farm:
                 if await client.is_served() and usable >= self._boards:
                     return
                 self.check()
-                try:
-                    await asyncio.wait_for(client.changed(), 0.5)
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.5):
+                        await client.changed()
 
     def check(self) -> None:
         """Raise FarmFailedError when a part has been given up."""

@@ -182,8 +182,8 @@ class Device:
             if wanted is None or wanted.reservation != assignment.reservation:
                 return
             try:
-                left = self._lease_ends - time.monotonic()
-                await asyncio.wait_for(self._changed.wait(), max(left, 0))
+                async with asyncio.timeout(max(self._lease_ends - time.monotonic(), 0)):
+                    await self._changed.wait()
             except TimeoutError:
                 log.info("the lease of %s on %s is over", wanted.reservation, self.name)
 
@@ -253,7 +253,8 @@ class Device:
             await self._restore(DeviceStatus.CLEANING)
             return
         try:
-            await asyncio.wait_for(self._changed.wait(), _TRY_AGAIN)
+            async with asyncio.timeout(_TRY_AGAIN):
+                await self._changed.wait()
         except TimeoutError:
             await self._restore(DeviceStatus.PREPARING)
 
