@@ -121,7 +121,7 @@ def test_errors_say_what_to_do(farm: Processes, mosquitto: Mosquitto) -> None:
     with icefarm.Client(mosquitto.url, name="ann") as client:
         with pytest.raises(icefarm.NotAvailableError, match="9 asked for, 4 of 4 free") as caught:
             client.reserve(9)
-        assert caught.value.details == {"asked": 9, "free": 4, "total": 4}
+        assert caught.value.details == {"asked": 9, "free": 4, "total": 4, "queued": 0}
         with pytest.raises(icefarm.NoSuchBoardError, match="`icefarm boards` lists them"):
             client.reserve(boards=["nosuch"])
         with pytest.raises(icefarm.NoSuchBehaviourError, match="offer: pulsecount, variance"):
@@ -215,6 +215,29 @@ async def test_the_asynchronous_client_has_the_same_names(
     for name in dir(icefarm.AsyncClient):
         if not name.startswith("_"):
             assert hasattr(icefarm.Client, name), name
+
+
+async def test_waiting_for_boards(farm: Processes, mosquitto: Mosquitto) -> None:
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+        first = await client.reserve(4)
+        waiting = asyncio.create_task(_reserve(client, 3))
+        with pytest.raises(icefarm.NotAvailableError, match="for as long as was waited"):
+            await client.reserve(1, wait=0.3)
+        given_up = asyncio.create_task(_reserve(client, 4))
+        await asyncio.sleep(0.2)
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+        assert not waiting.done()
+        await first.release()
+        second = await waiting
+        assert len(second.boards) == 3
+        # Who gave up is not in the way any more.
+        async with client.reserve(1, wait=30) as third:
+            assert not set(third.boards) & set(second.boards)
+
+
+async def _reserve(client: icefarm.AsyncClient, count: int) -> icefarm.AsyncReservation:
+    return await client.reserve(count, wait=60)
 
 
 async def test_many_things_at_once_on_one_client(

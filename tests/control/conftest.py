@@ -1,12 +1,25 @@
 """A database with tables, and a farm's worth of devices in it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
+import psycopg
+import pytest
 import pytest_asyncio
 
-from icefarm_control.database import Database
+from icefarm_control.database import Database, migrate
 from icefarm_control.inventory import Inventory, Reports
 from icefarm_schemas import DeviceState, DeviceStatus, utc_now
+
+
+@pytest.fixture(scope="module")
+def empty_database(postgres: str) -> Iterator[str]:
+    """A database with tables that a module's examples share, one after the other."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE shared")
+        url = postgres.replace("/postgres?", "/shared?")
+        migrate(url)
+        yield url
+        connection.execute("DROP DATABASE shared WITH (FORCE)")
 
 
 @pytest_asyncio.fixture

@@ -24,6 +24,7 @@ from icefarm_schemas import (
     Operation,
     Presence,
     Reply,
+    ReservationState,
     ReserveRequest,
     SessionState,
     utc_now,
@@ -226,6 +227,7 @@ async def test_a_lease_ends_by_itself(
     until(lambda: assigned(recorder, "a") is None)
     ended = recorder.of(ReservationStateTopic)[-2].message
     assert ended.reason == "expired"
+    assert reply.reservation.expires_at is not None
     assert utc_now() >= reply.reservation.expires_at
 
 
@@ -293,6 +295,46 @@ async def test_a_device_that_serves_what_is_over_is_told_so(
     assert told.reservation == reply.reservation.reservation
 
 
+async def test_who_waits_is_served_when_boards_are_free(
+    control: Processes, agent: Connection, recorder: Recorder
+) -> None:
+    first = await ask(
+        agent, recorder, "reserve", b'{"behaviour":"pulsecount","count":2,"on_session_end":"keep"}'
+    )
+    assert first.reservation is not None
+    waiting = []
+    for number, correlation in enumerate((b"2", b"3"), 2):
+        queued = await ask(
+            agent,
+            recorder,
+            "reserve",
+            b'{"behaviour":"pulsecount","count":1,"on_session_end":"keep","wait":60}',
+            correlation,
+            answers=number,
+        )
+        assert queued.reservation is not None
+        assert (queued.reservation.status, queued.reservation.position) == ("queued", number - 1)
+        waiting.append(queued.reservation.reservation)
+    release = json.dumps({"reservation": first.reservation.reservation}).encode()
+    for name in ("a", "b"):
+        await agent.publish(DeviceStateTopic("pi", name), a_device(DeviceStatus.READY))
+    await ask(agent, recorder, "release", release, b"4", answers=4)
+    # The boards say that they are clean, one after the other.
+    await agent.publish(DeviceStateTopic("pi", "b"), a_device())
+    until(lambda: _state_of(recorder, waiting[1]).position == 1)
+    until(lambda: _state_of(recorder, waiting[0]).status == "active")
+    until(lambda: assigned(recorder, "b"))
+    await agent.publish(DeviceStateTopic("pi", "a"), a_device())
+    until(lambda: _state_of(recorder, waiting[1]).status == "active")
+    until(lambda: assigned(recorder, "a"))
+
+
+def _state_of(recorder: Recorder, reservation: str) -> ReservationState:
+    state = recorder.of(ReservationStateTopic, reservation=reservation)[-1].message
+    assert isinstance(state, ReservationState)
+    return state
+
+
 async def test_two_who_want_the_last_board(
     control: Processes, agent: Connection, mosquitto: Mosquitto
 ) -> None:
@@ -314,7 +356,7 @@ async def test_two_who_want_the_last_board(
     errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     assert len(errors) == 1
     assert isinstance(errors[0], icefarm.NotAvailableError)
-    assert errors[0].details == {"asked": 1, "free": 0, "total": 2}
+    assert errors[0].details == {"asked": 1, "free": 0, "total": 2, "queued": 0}
 
 
 async def test_without_control_a_request_fails_at_once(mosquitto: Mosquitto) -> None:

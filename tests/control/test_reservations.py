@@ -9,7 +9,8 @@ import pytest
 from icefarm_control import reservations
 from icefarm_control.database import Database
 from icefarm_control.inventory import Inventory, Reports
-from icefarm_control.reservations import Held, RefusedError
+from icefarm_control.refusal import RefusedError
+from icefarm_control.reservations import Held
 from icefarm_schemas import (
     DeviceStatus,
     EndReason,
@@ -99,6 +100,8 @@ async def test_only_the_holder_may_extend_or_release(database: Database) -> None
         await release(database, held, client="bob")
     request = ExtendRequest(reservation=held.state.reservation, duration=7200)
     longer = await database.transaction(lambda c: reservations.extend(c, "ann", request))
+    assert longer.state.expires_at is not None
+    assert held.state.expires_at is not None
     assert (longer.state.expires_at - held.state.expires_at).total_seconds() > 3000
     await release(database, held)
     with pytest.raises(RefusedError, match="is over: released"):
@@ -194,8 +197,9 @@ async def test_a_second_live_allocation_of_a_device_is_impossible(database: Data
             await cursor.execute(
                 """
                 WITH r AS (
-                    INSERT INTO reservation SELECT 'other', client, session, behaviour, arguments,
-                        on_session_end, status, created_at, expires_at FROM reservation
+                    INSERT INTO reservation
+                    SELECT (jsonb_populate_record(reservation, '{"id": "other"}')).*
+                    FROM reservation
                     RETURNING id
                 )
                 INSERT INTO allocation SELECT id, 'pi', 'a', now() FROM r

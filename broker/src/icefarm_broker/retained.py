@@ -38,8 +38,10 @@ class RetainedStates:
 
     def hold(self, topic: Topic, message: Message) -> None:
         """Let the topic hold this message."""
-        self._wanted[topic] = message.encode()
-        self._mark(topic)
+        payload = message.encode()
+        if self._wanted.get(topic) != payload:
+            self._wanted[topic] = payload
+            self._mark(topic)
 
     def remove(self, topic: Topic) -> None:
         """Let the topic hold nothing."""

@@ -13,8 +13,10 @@ from pydantic import ValidationError
 
 from icefarm.async_reservation import AsyncReservation
 from icefarm.errors import (
+    FarmError,
     InvalidRequestError,
     NoSuchReservationError,
+    NotAvailableError,
     NotHolderError,
     ReservationEndedError,
     from_broker,
@@ -34,6 +36,7 @@ from icefarm_broker import (
 from icefarm_schemas import (
     DEFAULT_DURATION,
     AgentState,
+    EndReason,
     ExtendRequest,
     Message,
     OnSessionEnd,
@@ -41,6 +44,7 @@ from icefarm_schemas import (
     Presence,
     ReleaseRequest,
     ReservationState,
+    ReservationStatus,
     ReserveRequest,
     SessionState,
     check_name,
@@ -173,6 +177,8 @@ class AsyncClient:
         arguments: dict[str, Any] | None = None,
         duration: float = DEFAULT_DURATION,
         keep: bool = False,
+        wait: float | None = None,
+        priority: int = 0,
     ) -> "Reserving":
         """Reserve boards and wait until they are ready: `async with` releases them at its end.
 
@@ -183,9 +189,11 @@ class AsyncClient:
             duration: seconds until the lease ends unless it is extended.
             keep: hold the boards until they are released or the lease ends, even when this
                 process has ended.
+            wait: seconds to queue for boards that are not free; otherwise it is an error.
+            priority: from -10 to 10; higher ones are served first, equal ones as they came.
 
         Raises (when awaited or entered):
-            NotAvailableError: not enough of them are free.
+            NotAvailableError: not enough of them are free, or were within `wait` seconds.
             NoSuchBoardError, NoSuchBehaviourError: the farm does not have what was asked for.
             LimitExceededError: the lease is too long.
             BoardLostError: a board could not be made ready; all are released.
@@ -199,6 +207,8 @@ class AsyncClient:
                 arguments=arguments or {},
                 duration=duration,
                 on_session_end=OnSessionEnd.KEEP if keep else OnSessionEnd.RELEASE,
+                wait=wait,
+                priority=priority,
             )
         except ValidationError as error:
             raise _invalid(error) from error
@@ -210,6 +220,7 @@ class AsyncClient:
         Raises:
             NoSuchReservationError: it is over, or never was.
             NotHolderError: it is somebody else's.
+            NotAvailableError: it is still queued.
         """
         try:
             topic = ReservationStateTopic(reservation)
@@ -222,6 +233,10 @@ class AsyncClient:
         if state.client != self.name:
             raise NotHolderError(
                 f"the reservation {reservation!r} is held by {state.client!r}, not by {self.name!r}"
+            )
+        if state.status is ReservationStatus.QUEUED:
+            raise NotAvailableError(
+                f"the reservation {reservation!r} is still queued, at position {state.position}"
             )
         return await self._open(state)
 
@@ -263,6 +278,8 @@ class AsyncClient:
 
     async def _reserve(self, request: ReserveRequest) -> "AsyncReservation":
         state = await self._request(Operation.RESERVE, request)
+        if state.status is ReservationStatus.QUEUED:
+            state = await self._until_served(state)
         reservation = await self._open(state)
         try:
             await reservation.wait_until_ready()
@@ -271,6 +288,26 @@ class AsyncClient:
                 await reservation.release()
             raise
         return reservation
+
+    async def _until_served(self, state: ReservationState) -> ReservationState:
+        """Wait in the queue; leave it when the caller does not wait any longer."""
+        reservation = state.reservation
+        topic = ReservationStateTopic(reservation).build(self._address.root)
+        try:
+            await self._subscribe_and_sync(topic)
+            while True:
+                current = self._view.reservations.get(reservation)
+                if current is not None and current.status is ReservationStatus.ACTIVE:
+                    return current
+                ended = self._view.ended.get(reservation)
+                if ended is not None:
+                    raise _not_served(ended)
+                await self._view.changed()
+        except BaseException:
+            with suppress(FarmError):
+                await self.release(reservation)
+            await self._connection.unsubscribe(topic)
+            raise
 
     async def _open(self, state: ReservationState) -> "AsyncReservation":
         reservation = AsyncReservation(self, self._connection, self._view, state)
@@ -352,6 +389,13 @@ class Reserving:
         traceback: TracebackType | None,
     ) -> None:
         await self._reservation.__aexit__(kind, error, traceback)
+
+
+def _not_served(ended: ReservationState) -> FarmError:
+    if ended.reason is EndReason.NOT_SERVED:
+        return NotAvailableError("there were not enough free boards for as long as was waited")
+    why = ended.reason.replace("_", " ") if ended.reason else "while this client was away"
+    return ReservationEndedError(f"the reservation {ended.reservation} left the queue: {why}")
 
 
 def _invalid(error: ValidationError) -> InvalidRequestError:

@@ -52,6 +52,8 @@ class AsyncReservation:
     @property
     def expires_at(self) -> datetime:
         """When the lease ends, in UTC."""
+        if self._state.expires_at is None:
+            raise RuntimeError("the reservation is still queued, so its lease has not begun")
         return self._state.expires_at
 
     @property

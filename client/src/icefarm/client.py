@@ -128,6 +128,8 @@ class Client:
         arguments: dict[str, Any] | None = None,
         duration: float = DEFAULT_DURATION,
         keep: bool = False,
+        wait: float | None = None,
+        priority: int = 0,
     ) -> "Reservation":
         """Reserve boards and wait until they are ready. See `AsyncClient.reserve`."""
 
@@ -139,6 +141,8 @@ class Client:
                 arguments=arguments,
                 duration=duration,
                 keep=keep,
+                wait=wait,
+                priority=priority,
             )
 
         return Reservation(self, self._call(reserve()))

@@ -83,7 +83,7 @@ class View:
         self._change = asyncio.Event()
 
     def _put_reservation(self, reservation: str, state: ReservationState | None) -> None:
-        if state is not None and state.status is ReservationStatus.ACTIVE:
+        if state is not None and state.status is not ReservationStatus.ENDED:
             self.reservations[reservation] = state
             return
         last = self.reservations.pop(reservation, None)

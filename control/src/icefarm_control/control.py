@@ -13,6 +13,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 
@@ -30,7 +31,8 @@ from icefarm_control import answers, reservations
 from icefarm_control.database import Cursor, Database
 from icefarm_control.inventory import Inventory
 from icefarm_control.mirror import MIRRORED, Mirror
-from icefarm_control.reservations import Held, RefusedError
+from icefarm_control.refusal import RefusedError
+from icefarm_control.reservations import Held
 from icefarm_control.sessions import Sessions
 from icefarm_schemas import (
     CONTRACT_VERSION,
@@ -167,11 +169,24 @@ class Control:
             job = await self._jobs.get()
             await self._write_inventory()
             await job()
+            await self._serve_queue()
 
     async def _write_inventory(self) -> None:
         if self._inventory.waiting:
             reports = self._inventory.take()
             await self._database.transaction(lambda cursor: self._inventory.write(cursor, reports))
+
+    async def _serve_queue(self) -> None:
+        """Whatever the job changed, somebody who waits may have his turn now."""
+        if not self._mirror.queued:
+            return
+        served = await self._database.transaction(reservations.serve_queue)
+        for held in served:
+            log.info("reservation %s has been served", held.state.reservation)
+        # Who was served is active now, and who was behind has moved up.
+        await self._database.transaction(self._load)
+        if served:
+            self._look_sooner.set()
 
     async def _answer(self, request: Received | Invalid) -> None:
         """Carry out a request and reply to the session that its topic names."""
@@ -217,9 +232,11 @@ class Control:
         for held in changed:
             state = held.state
             log.info("%s: reservation %s of %s", topic.operation, state.reservation, state.client)
-            left = (state.expires_at - utc_now()).total_seconds()
-            if time.monotonic() + left < self._next_look:
-                self._look_sooner.set()
+            ends_at = state.expires_at or state.waits_until
+            if ends_at is not None:
+                left = (ends_at - utc_now()).total_seconds()
+                if time.monotonic() + left < self._next_look:
+                    self._look_sooner.set()
         if reply.error is not None:
             log.info("refused %s: %s", delivery.topic, reply.error.message)
         await asyncio.gather(
@@ -253,11 +270,9 @@ class Control:
             looked = asyncio.Event()
             await self._add(partial(self._look_at_time, looked))
             await looked.wait()
-            try:
-                pause = self._next_look - time.monotonic()
-                await asyncio.wait_for(self._look_sooner.wait(), max(pause, 0))
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(self._next_look - time.monotonic(), 0)):
+                    await self._look_sooner.wait()
 
     async def _look_at_time(self, looked: asyncio.Event) -> None:
         self._look_sooner.clear()

@@ -17,10 +17,13 @@ class Mirror:
         self._connection = connection
         self.states = RetainedStates(connection, *MIRRORED)
         self._reservations: dict[AssignmentTopic, str] = {}
+        self.queued: set[str] = set()
+        """The reservations that wait for devices."""
 
     def load(self, live: list[Held]) -> None:
         """Hold exactly these reservations."""
         self._reservations.clear()
+        self.queued.clear()
         topics = set()
         for held in live:
             topics |= self._hold(held)
@@ -39,7 +42,8 @@ class Mirror:
     async def apply(self, held: Held) -> None:
         """Hold a reservation that was made or changed; tell of one that has ended and drop it."""
         state = held.state
-        if state.status is ReservationStatus.ACTIVE:
+        self.queued.discard(state.reservation)
+        if state.status is not ReservationStatus.ENDED:
             self._hold(held)
             return
         topic = ReservationStateTopic(state.reservation)
@@ -54,6 +58,12 @@ class Mirror:
 
     def _hold(self, held: Held) -> set[AssignmentTopic | ReservationStateTopic]:
         state = held.state
+        reservation = ReservationStateTopic(state.reservation)
+        self.states.hold(reservation, state)
+        topics: set[AssignmentTopic | ReservationStateTopic] = {reservation}
+        if state.expires_at is None:
+            self.queued.add(state.reservation)
+            return topics
         assignment = Assignment(
             reservation=state.reservation,
             client=state.client,
@@ -62,12 +72,9 @@ class Mirror:
             arguments=held.arguments,
             expires_at=state.expires_at,
         )
-        topics: set[AssignmentTopic | ReservationStateTopic] = set()
         for device in state.devices:
             topic = AssignmentTopic(device.agent, device.device)
             self.states.hold(topic, assignment)
             self._reservations[topic] = state.reservation
             topics.add(topic)
-        reservation = ReservationStateTopic(state.reservation)
-        self.states.hold(reservation, state)
-        return topics | {reservation}
+        return topics

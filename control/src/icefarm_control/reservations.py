@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from icefarm_control.allocation import allocate, why_not
 from icefarm_control.database import Cursor, all_rows
+from icefarm_control.refusal import RefusedError
 from icefarm_schemas import (
     EndReason,
-    Error,
     ErrorCode,
     ExtendRequest,
     OnSessionEnd,
@@ -25,14 +26,6 @@ from icefarm_schemas import (
 
 MAX_LEASE = timedelta(days=1)
 """How far in the future a lease may end; longer work extends it on the way."""
-
-
-class RefusedError(Exception):
-    """A request that cannot be granted."""
-
-    def __init__(self, code: ErrorCode, message: str, **details: Any) -> None:
-        super().__init__(message)
-        self.error = Error(code=code, message=message, details=details)
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,12 @@ _STATES = """
         SELECT jsonb_agg(jsonb_build_object('agent', a.agent, 'device', a.device)
                          ORDER BY a.agent, a.device)
         FROM allocation a WHERE a.reservation = r.id
-    ) AS devices
+    ) AS devices,
+    CASE WHEN r.status = 'queued' THEN (
+        SELECT count(*) FROM reservation q
+        WHERE q.status = 'queued'
+          AND (-q.priority, q.created_at, q.id) <= (-r.priority, r.created_at, r.id)
+    ) END AS position
     FROM reservation r
 """
 
@@ -60,141 +58,75 @@ def _held(row: dict[str, Any]) -> Held:
         client=row["client"],
         session=row["session"],
         behaviour=row["behaviour"],
-        devices=row["devices"],
+        devices=row["devices"] or (),
         created_at=row["created_at"],
         expires_at=row["expires_at"],
+        position=row["position"],
+        waits_until=row["waits_until"] if row["status"] == "queued" else None,
         reason=row["end_reason"],
     )
     return Held(state, row["arguments"])
 
 
 async def live_reservations(cursor: Cursor) -> list[Held]:
-    """All reservations that are not over."""
-    return [_held(row) for row in await all_rows(cursor, _STATES + "WHERE status = 'active'", {})]
+    """All reservations that are not over, the queue in its order."""
+    query = _STATES + "WHERE status <> 'ended' ORDER BY position"
+    return [_held(row) for row in await all_rows(cursor, query, {})]
+
+
+async def _state(cursor: Cursor, reservation: str) -> Held:
+    [row] = await all_rows(cursor, _STATES + "WHERE id = %(id)s", {"id": reservation})
+    return _held(row)
 
 
 async def reserve(cursor: Cursor, client: str, session: str, request: ReserveRequest) -> Held:
-    """Take devices, all that are asked for or none.
+    """Take devices, all that are asked for or none; or queue for them, if the request waits.
 
     Raises:
         RefusedError: they are unknown, held, not usable, or the lease is too long.
     """
-    duration = _lease(request.duration)
-    if request.devices is not None:
-        chosen = await _exact_devices(cursor, request.devices, request.behaviour)
-    else:
-        chosen = await _any_devices(cursor, request.count or 1, request.behaviour)
-    rows = await all_rows(
-        cursor,
+    # Short enough to be typed, and not to be guessed within a lease.
+    reservation = secrets.token_hex(5)
+    await cursor.execute(
         """
-        WITH made AS (
-            INSERT INTO reservation (id, client, session, behaviour, arguments, on_session_end,
-                                     status, created_at, expires_at)
-            VALUES (%(id)s, %(client)s, %(session)s, %(behaviour)s, %(arguments)s,
-                    %(on_session_end)s, 'active', now(), now() + %(duration)s)
-            RETURNING *
-        ), chosen AS (
-            SELECT * FROM unnest(%(agents)s::text[], %(devices)s::text[]) AS c (agent, device)
-        ), allocated AS (
-            INSERT INTO allocation (reservation, agent, device, started_at)
-            SELECT made.id, chosen.agent, chosen.device, now() FROM made, chosen
-        ), taken AS (
-            UPDATE device SET reservation = made.id FROM made, chosen
-            WHERE device.agent = chosen.agent AND device.name = chosen.device
-        )
-        SELECT made.*, (
-            SELECT jsonb_agg(jsonb_build_object('agent', agent, 'device', device)) FROM chosen
-        ) AS devices
-        FROM made
+        INSERT INTO reservation (id, client, session, behaviour, arguments, on_session_end,
+                                 wanted_count, wanted_devices, duration, priority, status,
+                                 created_at, waits_until)
+        VALUES (%(id)s, %(client)s, %(session)s, %(behaviour)s, %(arguments)s, %(on_session_end)s,
+                %(count)s, %(devices)s, %(duration)s, %(priority)s, 'queued',
+                now(), now() + %(wait)s)
         """,
         {
-            # Short enough to be typed, and not to be guessed within a lease.
-            "id": secrets.token_hex(5),
+            "id": reservation,
             "client": client,
             "session": session,
             "behaviour": request.behaviour,
             "arguments": json.dumps(request.arguments),
             "on_session_end": request.on_session_end,
-            "duration": duration,
-            "agents": [agent for agent, _ in chosen],
-            "devices": [device for _, device in chosen],
+            "count": request.count or len(request.devices or ()),
+            "devices": None if request.devices is None else list(request.devices),
+            "duration": _lease(request.duration),
+            "priority": request.priority,
+            "wait": None if request.wait is None else timedelta(seconds=request.wait),
         },
     )
-    return _held(rows[0])
+    if not await allocate(cursor, reservation):
+        refusal = await why_not(cursor, request)
+        if request.wait is None or not refusal.may_pass:
+            await cursor.execute("DELETE FROM reservation WHERE id = %(id)s", {"id": reservation})
+            raise refusal
+    return await _state(cursor, reservation)
 
 
-async def _any_devices(cursor: Cursor, count: int, behaviour: str) -> list[tuple[str, str]]:
+async def serve_queue(cursor: Cursor) -> list[Held]:
+    """Give devices to those in the queue whose turn it is, and return these."""
     rows = await all_rows(
         cursor,
-        """
-        SELECT agent, name FROM device
-        WHERE reservation IS NULL AND online AND status = 'available'
-          AND behaviours @> ARRAY[%(behaviour)s]
-        ORDER BY agent, name LIMIT %(count)s
-        FOR UPDATE SKIP LOCKED
-        """,
-        {"behaviour": behaviour, "count": count},
+        "SELECT id FROM reservation WHERE status = 'queued' "
+        "ORDER BY priority DESC, created_at, id FOR UPDATE",
+        {},
     )
-    if len(rows) < count:
-        offering = await all_rows(
-            cursor,
-            """
-            SELECT count(*) FILTER (WHERE behaviours @> ARRAY[%(behaviour)s]) AS offering,
-                   array(SELECT DISTINCT unnest(behaviours) FROM device ORDER BY 1) AS known
-            FROM device
-            """,
-            {"behaviour": behaviour},
-        )
-        total, known = offering[0]["offering"], offering[0]["known"]
-        if total == 0:
-            raise RefusedError(
-                ErrorCode.NO_SUCH_BEHAVIOUR,
-                f"no board offers {behaviour!r}; the farm's boards offer: "
-                + (", ".join(known) or "nothing, since there are none"),
-                known=known,
-            )
-        raise RefusedError(
-            ErrorCode.NOT_AVAILABLE,
-            f"not enough boards with {behaviour!r}: {count} asked for, {len(rows)} of {total} free",
-            asked=count,
-            free=len(rows),
-            total=total,
-        )
-    return [(row["agent"], row["name"]) for row in rows]
-
-
-async def _exact_devices(
-    cursor: Cursor, names: Sequence[str], behaviour: str
-) -> list[tuple[str, str]]:
-    rows = await all_rows(
-        cursor,
-        "SELECT * FROM device WHERE name = ANY(%(names)s) ORDER BY online, agent, name FOR UPDATE",
-        {"names": list(names)},
-    )
-    # A board that was moved may still be known at an agent that is away; the online one counts.
-    found = {row["name"]: row for row in rows}
-    for name in names:
-        row = found.get(name)
-        if row is None:
-            raise RefusedError(
-                ErrorCode.NO_SUCH_DEVICE,
-                f"the farm has no board {name!r}; `icefarm boards` lists them",
-                device=name,
-            )
-        if behaviour not in row["behaviours"]:
-            raise RefusedError(
-                ErrorCode.NO_SUCH_BEHAVIOUR,
-                f"the board {name!r} does not offer {behaviour!r} but "
-                + ", ".join(row["behaviours"]),
-                device=name,
-                known=row["behaviours"],
-            )
-        if row["reservation"] is not None or not row["online"] or row["status"] != "available":
-            why = "held by another reservation" if row["reservation"] else row["status"]
-            if not row["online"]:
-                why = "away with its agent"
-            raise RefusedError(ErrorCode.NOT_AVAILABLE, f"the board {name!r} is {why}", device=name)
-    return sorted((found[name]["agent"], name) for name in names)
+    return [await _state(cursor, row["id"]) for row in rows if await allocate(cursor, row["id"])]
 
 
 def _lease(seconds: float) -> timedelta:
@@ -216,12 +148,19 @@ async def extend(cursor: Cursor, client: str, request: ExtendRequest) -> Held:
     """
     duration = _lease(request.duration)
     await _check_holder(cursor, client, request.reservation)
-    await cursor.execute(
-        "UPDATE reservation SET expires_at = now() + %(duration)s WHERE id = %(id)s",
+    extended = await all_rows(
+        cursor,
+        "UPDATE reservation SET expires_at = now() + %(duration)s "
+        "WHERE id = %(id)s AND status = 'active' RETURNING id",
         {"id": request.reservation, "duration": duration},
     )
-    rows = await all_rows(cursor, _STATES + "WHERE id = %(id)s", {"id": request.reservation})
-    return _held(rows[0])
+    if not extended:
+        raise RefusedError(
+            ErrorCode.INVALID_REQUEST,
+            f"the reservation {request.reservation!r} is still queued; its lease begins when "
+            f"there are devices for it",
+        )
+    return await _state(cursor, request.reservation)
 
 
 async def release(cursor: Cursor, client: str, request: ReleaseRequest) -> Held:
@@ -250,7 +189,7 @@ async def _check_holder(cursor: Cursor, client: str, reservation: str) -> None:
             ErrorCode.NOT_HOLDER,
             f"the reservation {reservation!r} is held by somebody else, not by {client!r}",
         )
-    if rows[0]["status"] != "active":
+    if rows[0]["status"] == "ended":
         reason = rows[0]["end_reason"]
         raise RefusedError(
             ErrorCode.RESERVATION_ENDED,
@@ -260,13 +199,23 @@ async def _check_holder(cursor: Cursor, client: str, reservation: str) -> None:
 
 
 async def end_expired(cursor: Cursor) -> list[Held]:
-    """End every reservation whose lease is over."""
+    """End every reservation whose lease is over, or that has waited for as long as it would."""
     rows = await all_rows(
         cursor,
-        "SELECT id FROM reservation WHERE status = 'active' AND expires_at <= now() FOR UPDATE",
+        """
+        SELECT id, status FROM reservation
+        WHERE status = 'active' AND expires_at <= now()
+           OR status = 'queued' AND waits_until <= now()
+        FOR UPDATE
+        """,
         {},
     )
-    return await _end(cursor, [row["id"] for row in rows], EndReason.EXPIRED)
+    over = [row["id"] for row in rows if row["status"] == "active"]
+    not_served = [row["id"] for row in rows if row["status"] == "queued"]
+    return [
+        *await _end(cursor, over, EndReason.EXPIRED),
+        *await _end(cursor, not_served, EndReason.NOT_SERVED),
+    ]
 
 
 async def end_session(cursor: Cursor, client: str, session: str) -> list[Held]:
@@ -275,7 +224,7 @@ async def end_session(cursor: Cursor, client: str, session: str) -> list[Held]:
         cursor,
         """
         SELECT id FROM reservation
-        WHERE status = 'active' AND client = %(client)s AND session = %(session)s
+        WHERE status <> 'ended' AND client = %(client)s AND session = %(session)s
           AND on_session_end = %(release)s
         FOR UPDATE
         """,
@@ -290,7 +239,7 @@ async def sessions_that_matter(cursor: Cursor) -> set[tuple[str, str]]:
         cursor,
         """
         SELECT DISTINCT client, session FROM reservation
-        WHERE status = 'active' AND on_session_end = %(release)s
+        WHERE status <> 'ended' AND on_session_end = %(release)s
         """,
         {"release": OnSessionEnd.RELEASE},
     )
@@ -298,12 +247,14 @@ async def sessions_that_matter(cursor: Cursor) -> set[tuple[str, str]]:
 
 
 async def seconds_to_next_expiry(cursor: Cursor) -> float | None:
-    """How long until a lease is over, if there is one."""
+    """How long until a lease or a wait is over, if there is one."""
     rows = await all_rows(
         cursor,
         """
-        SELECT extract(epoch FROM min(expires_at) - now())::float AS seconds
-        FROM reservation WHERE status = 'active'
+        SELECT extract(epoch FROM least(
+            (SELECT min(expires_at) FROM reservation WHERE status = 'active'),
+            (SELECT min(waits_until) FROM reservation WHERE status = 'queued')
+        ) - now())::float AS seconds
         """,
         {},
     )

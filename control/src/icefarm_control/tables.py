@@ -1,9 +1,9 @@
 """The tables of Postgres, the truth for reservations. Queries are SQL, where they are used."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, DateTime, Index, Text, text
+from sqlalchemy import ARRAY, Column, DateTime, Index, Interval, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -28,17 +28,37 @@ class Device(SQLModel, table=True):
     """Whether its agent is."""
     reservation: str | None = Field(default=None, foreign_key="reservation.id", index=True)
 
+    __table_args__ = (
+        # In the order in which devices are chosen, so that it does not matter how many there are.
+        Index(
+            "free_device",
+            "agent",
+            "name",
+            postgresql_where=text("reservation IS NULL AND online AND status = 'available'"),
+        ),
+    )
+
 
 class Reservation(SQLModel, table=True):
-    """A client's hold on some devices, from its request to long after its end."""
+    """A client's hold on some devices, from its request to long after its end.
+
+    It is queued until there are devices for it, then active until it ends.
+    """
 
     __table_args__ = (
         Index("reservation_expiry", "expires_at", postgresql_where=text("status = 'active'")),
         Index(
+            "reservation_queue",
+            text("priority DESC"),
+            "created_at",
+            "id",
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index(
             "reservation_live_session",
             "client",
             "session",
-            postgresql_where=text("status = 'active'"),
+            postgresql_where=text("status <> 'ended'"),
         ),
     )
 
@@ -48,9 +68,17 @@ class Reservation(SQLModel, table=True):
     behaviour: str
     arguments: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
     on_session_end: str
+    wanted_count: int
+    wanted_devices: list[str] | None = Field(
+        default=None, sa_column=Column(ARRAY(Text), nullable=True)
+    )
+    """Exactly these, by name; else any that offer the behaviour."""
+    duration: timedelta = Field(sa_column=Column(Interval, nullable=False))
+    priority: int
     status: str
     created_at: datetime = Field(sa_column=_time())
-    expires_at: datetime = Field(sa_column=_time())
+    waits_until: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    expires_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     end_reason: str | None = None
 

@@ -13,6 +13,9 @@ from icefarm_schemas.states import ReservationState
 MAX_DEVICES = 1000
 """The most devices in one reservation."""
 
+MAX_WAIT = 7 * 86400.0
+"""Seconds: the longest time in the queue."""
+
 DEFAULT_DURATION = 3600.0
 """Seconds of a lease whose request names none."""
 
@@ -35,7 +38,10 @@ class OnSessionEnd(StrEnum):
 class ReserveRequest(Message):
     """Take devices: `count` of any that offer the behaviour, or exactly the named `devices`.
 
-    All of them or none. `duration` is in seconds.
+    All of them or none. Where they are not free, the request waits in the queue for up to `wait`
+    seconds; without `wait`, it is refused. Those with a higher `priority` are served first, and
+    within one priority those that came first. `duration` is that of the lease, in seconds, from the
+    moment at which there are devices.
     """
 
     behaviour: Name
@@ -44,6 +50,8 @@ class ReserveRequest(Message):
     arguments: dict[str, Any] = Field(default_factory=dict)
     duration: float = Field(default=DEFAULT_DURATION, gt=0, allow_inf_nan=False)
     on_session_end: OnSessionEnd = OnSessionEnd.RELEASE
+    wait: float | None = Field(default=None, gt=0, le=MAX_WAIT)
+    priority: int = Field(default=0, ge=-10, le=10)
 
     @model_validator(mode="after")
     def _count_or_devices(self) -> Self:

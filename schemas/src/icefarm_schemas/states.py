@@ -93,6 +93,8 @@ class ReservationStatus(StrEnum):
     `ended` is told once, not retained, and the retained state is removed with it.
     """
 
+    QUEUED = "queued"
+    """Waiting for devices; `position` is 1 for the one that is next."""
     ACTIVE = "active"
     ENDED = "ended"
 
@@ -103,6 +105,8 @@ class EndReason(StrEnum):
     RELEASED = "released"
     EXPIRED = "expired"
     SESSION_GONE = "session_gone"
+    NOT_SERVED = "not_served"
+    """It waited in the queue for as long as it was ready to."""
 
 
 class DeviceName(Message):
@@ -113,14 +117,19 @@ class DeviceName(Message):
 
 
 class ReservationState(Message):
-    """`reservations/{reservation}/state`, and the answer to each request about one."""
+    """`reservations/{reservation}/state`, and the answer to each request about one.
+
+    A queued one has a `position` and a time that it `waits_until`, and neither devices nor a lease.
+    """
 
     reservation: Name
     status: ReservationStatus
     client: Name
     session: Name
     behaviour: Name
-    devices: tuple[DeviceName, ...]
+    devices: tuple[DeviceName, ...] = ()
     created_at: UtcTime
-    expires_at: UtcTime
+    expires_at: UtcTime | None = None
+    position: int | None = None
+    waits_until: UtcTime | None = None
     reason: EndReason | None = None

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icefarm.cli.app import Broker, ExitCode, Json, Name, app, err, open_farm, out, print_json
-from icefarm.cli.reservations import Duration, parse_arguments
-from icefarm.client import Client, Reservation
+from icefarm.cli.reservations import Duration, Wait, parse_arguments
 from icefarm.results import Result
 from icefarm_schemas import DEFAULT_DURATION
 
@@ -34,6 +34,7 @@ def evaluate(
         bool, typer.Option("--every-board", help="Each bitstream on each board, not on any one.")
     ] = False,
     duration: Duration = DEFAULT_DURATION,
+    wait: Wait = None,
     broker: Broker = None,
     name: Name = None,
     as_json: Json = False,
@@ -46,32 +47,23 @@ def evaluate(
     """
     arguments = parse_arguments(argument or [])
     with open_farm(broker, name) as farm:
-        held = _hold(farm, reservation, count, behaviour, arguments, duration)
-        try:
-            total = len(bitstreams) * (len(held.boards) if every_board else 1)
+        held = (
+            farm.find_reservation(reservation)
+            if reservation is not None
+            else farm.reserve(
+                count, behaviour=behaviour, arguments=arguments, duration=duration, wait=wait
+            )
+        )
+        total = len(bitstreams) * (len(held.boards) if every_board else 1)
+        # Boards that were reserved before are not this command's to give back.
+        with held if reservation is None else nullcontext():
             results = held.evaluate(bitstreams, on_every_board=every_board)
             failed = sum(
                 result.error is not None for result in show_results(results, total, as_json)
             )
-        finally:
-            if reservation is None:
-                held.__exit__(None, None, None)
     if failed:
         err.print(f"{failed} of {total} evaluations failed")
         sys.exit(ExitCode.SOME_FAILED)
-
-
-def _hold(
-    farm: Client,
-    reservation: str | None,
-    count: int,
-    behaviour: str,
-    arguments: dict[str, Any],
-    duration: float,
-) -> Reservation:
-    if reservation is not None:
-        return farm.find_reservation(reservation)
-    return farm.reserve(count, behaviour=behaviour, arguments=arguments, duration=duration)
 
 
 def show_results(results: Iterable[Result], total: int, as_json: bool) -> Iterator[Result]:

@@ -11,6 +11,12 @@ from icefarm.errors import InvalidRequestError
 from icefarm_schemas import DEFAULT_DURATION, ReservationState
 
 Duration = Annotated[float, typer.Option(help="Seconds until the lease ends.", min=0.1)]
+Wait = Annotated[
+    float | None, typer.Option(help="Seconds to queue for boards that are not free.", min=0.1)
+]
+Priority = Annotated[
+    int, typer.Option(help="In the queue: higher ones are served first.", min=-10, max=10)
+]
 Ids = Annotated[list[str], typer.Argument(help="Ids, as `icefarm reserve` printed them.")]
 
 
@@ -48,13 +54,15 @@ def reserve(
         list[str] | None, typer.Option(help="For the behaviour, as key=value.")
     ] = None,
     duration: Duration = DEFAULT_DURATION,
+    wait: Wait = None,
+    priority: Priority = 0,
     broker: Broker = None,
     name: Name = None,
     as_json: Json = False,
 ) -> None:
     """Reserve boards and keep them until `icefarm release` or the end of the lease.
 
-    Example: icefarm reserve --count 2 --duration 600
+    Example: icefarm reserve --count 2 --duration 600 --wait 300
     """
     arguments = parse_arguments(argument or [])
     with open_farm(broker, name) as farm:
@@ -65,6 +73,8 @@ def reserve(
             arguments=arguments,
             duration=duration,
             keep=True,
+            wait=wait,
+            priority=priority,
         )
         until = reservation.expires_at.astimezone()
         _show(reservation.state, f"is ready until {until:%Y-%m-%d %H:%M:%S}", as_json)
@@ -85,8 +95,7 @@ def extend(
     with open_farm(broker, name) as farm:
         for reservation in reservations:
             state = farm.extend(reservation, duration)
-            until = state.expires_at.astimezone()
-            _show(state, f"now ends {until:%Y-%m-%d %H:%M:%S}", as_json)
+            _show(state, f"now ends {state.expires_at:%Y-%m-%d %H:%M:%S} UTC", as_json)
 
 
 @app.command()

@@ -29,16 +29,34 @@ def upgrade() -> None:
         _text("behaviour"),
         sa.Column("arguments", postgresql.JSONB(), nullable=False),
         _text("on_session_end"),
+        sa.Column("wanted_count", sa.Integer(), nullable=False),
+        sa.Column("wanted_devices", sa.ARRAY(sa.Text()), nullable=True),
+        sa.Column("duration", sa.Interval(), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
         _text("status"),
         _time("created_at"),
-        _time("expires_at"),
+        _time("waits_until", nullable=True),
+        _time("expires_at", nullable=True),
         _time("ended_at", nullable=True),
         _text("end_reason", nullable=True),
     )
-    live = sa.text("status = 'active'")
-    op.create_index("reservation_expiry", "reservation", ["expires_at"], postgresql_where=live)
     op.create_index(
-        "reservation_live_session", "reservation", ["client", "session"], postgresql_where=live
+        "reservation_expiry",
+        "reservation",
+        ["expires_at"],
+        postgresql_where=sa.text("status = 'active'"),
+    )
+    op.create_index(
+        "reservation_queue",
+        "reservation",
+        [sa.text("priority DESC"), "created_at", "id"],
+        postgresql_where=sa.text("status = 'queued'"),
+    )
+    op.create_index(
+        "reservation_live_session",
+        "reservation",
+        ["client", "session"],
+        postgresql_where=sa.text("status <> 'ended'"),
     )
     op.create_table(
         "device",
@@ -51,6 +69,12 @@ def upgrade() -> None:
         sa.Column("reservation", sa.String(), sa.ForeignKey("reservation.id"), nullable=True),
     )
     op.create_index("ix_device_reservation", "device", ["reservation"])
+    op.create_index(
+        "free_device",
+        "device",
+        ["agent", "name"],
+        postgresql_where=sa.text("reservation IS NULL AND online AND status = 'available'"),
+    )
     op.create_table(
         "allocation",
         sa.Column("reservation", sa.String(), sa.ForeignKey("reservation.id"), primary_key=True),

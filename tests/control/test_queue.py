@@ -1,0 +1,220 @@
+"""Who waits is served in order, by the database alone; compared with a reference in Python."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import hypothesis
+import psycopg
+import pytest
+from hypothesis import strategies as st
+
+from icefarm_control import reservations
+from icefarm_control.database import Database
+from icefarm_control.refusal import RefusedError
+from icefarm_control.reservations import Held
+from icefarm_schemas import (
+    EndReason,
+    ExtendRequest,
+    ReleaseRequest,
+    ReservationStatus,
+    ReserveRequest,
+)
+
+from .conftest import a_device, report
+
+
+async def reserve(database: Database, client: str = "ann", **fields: Any) -> Held:
+    request = ReserveRequest(**{"behaviour": "pulsecount", "wait": 60, **fields})
+    return await database.transaction(lambda c: reservations.reserve(c, client, "s", request))
+
+
+async def release(database: Database, reservation: str) -> Held:
+    request = ReleaseRequest(reservation=reservation)
+    return await database.transaction(lambda c: reservations.release(c, "ann", request))
+
+
+async def serve(database: Database) -> list[str]:
+    """Let those be served whose turn it is; return them."""
+    served = await database.transaction(reservations.serve_queue)
+    return [held.state.reservation for held in served]
+
+
+async def live(database: Database) -> dict[str, tuple[str, int | None]]:
+    return {
+        held.state.reservation: (held.state.status, held.state.position)
+        for held in await database.transaction(reservations.live_reservations)
+    }
+
+
+async def test_first_come_first_served_within_a_priority(database: Database) -> None:
+    await report(database, "a")
+    holder = (await reserve(database, count=1)).state.reservation
+    low = (await reserve(database, count=1, priority=-1)).state.reservation
+    early = (await reserve(database, count=1)).state.reservation
+    late = (await reserve(database, count=1)).state.reservation
+    high = (await reserve(database, count=1, priority=1)).state.reservation
+    queue = [high, early, late, low]
+    expected = {waiting: ("queued", n) for n, waiting in enumerate(queue, 1)}
+    assert await live(database) == {holder: ("active", None), **expected}
+    for waiting in queue:
+        assert await serve(database) == []
+        await release(database, holder)
+        assert await serve(database) == [waiting]
+        holder = waiting
+
+
+async def test_a_small_request_does_not_pass_a_big_one_that_it_would_delay(
+    database: Database,
+) -> None:
+    await report(database, "a", "b", "c")
+    await report(database, "v", state=a_device(behaviours=("variance",)))
+    holder = await reserve(database, devices=("a",), wait=None)
+    big = await reserve(database, count=3)
+    small = await reserve(database, count=1)
+    assert [big.state.status, small.state.status] == ["queued", "queued"]
+    assert (await reserve(database, count=1, behaviour="variance")).state.status == "active"
+    with pytest.raises(RefusedError, match="2 of 3 free, and 2 reservations are in the queue"):
+        await reserve(database, count=1, wait=None)
+    await release(database, holder.state.reservation)
+    assert await serve(database) == [big.state.reservation]
+
+
+async def test_a_request_passes_one_that_it_does_not_delay(database: Database) -> None:
+    await report(database, "a", "b")
+    holder = await reserve(database, devices=("a",), wait=None)
+    wants_a = await reserve(database, devices=("a",))
+    assert wants_a.state.status is ReservationStatus.QUEUED
+    assert (await reserve(database, devices=("b",))).state.status is ReservationStatus.ACTIVE
+    assert await serve(database) == []
+    await release(database, holder.state.reservation)
+    assert await serve(database) == [wants_a.state.reservation]
+
+
+async def test_waiting_ends(database: Database) -> None:
+    await report(database, "a")
+    await reserve(database, count=1)
+    short = await reserve(database, count=1, wait=0.01)
+    given_up = await reserve(database, count=1)
+    gone = await reserve(database, "bob", count=1)
+    request = ExtendRequest(reservation=given_up.state.reservation)
+    with pytest.raises(RefusedError, match="is still queued"):
+        await database.transaction(lambda c: reservations.extend(c, "ann", request))
+    await asyncio.sleep(0.02)
+    [ended] = await database.transaction(reservations.end_expired)
+    assert ended.state.reservation == short.state.reservation
+    assert ended.state.reason is EndReason.NOT_SERVED
+    assert (await release(database, given_up.state.reservation)).state.devices == ()
+    [ended] = await database.transaction(lambda c: reservations.end_session(c, "bob", "s"))
+    assert ended.state.reservation == gone.state.reservation
+    assert len(await live(database)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"count": 3}, "3 asked for, 0 of 2 free"),
+        ({"devices": ("zz",)}, "no board 'zz'"),
+        ({"count": 1, "behaviour": "dance"}, "no board offers 'dance'"),
+    ],
+)
+async def test_what_can_never_be_served_does_not_wait(
+    database: Database, fields: dict[str, Any], words: str
+) -> None:
+    await report(database, "a", "b")
+    await reserve(database, count=2)
+    with pytest.raises(RefusedError, match=words):
+        await reserve(database, **fields)
+    assert len(await live(database)) == 1
+
+
+@dataclasses.dataclass
+class Wanted:
+    """A reservation as the reference knows it."""
+
+    count: int
+    devices: frozenset[str] | None
+    priority: int
+    held: frozenset[str] = frozenset()
+
+    def fits(self, device: str) -> bool:
+        return self.devices is None or device in self.devices
+
+
+class Reference:
+    """The rule in words: in order, each takes what it wants of what nobody before it could use."""
+
+    def __init__(self, devices: list[str]) -> None:
+        self.devices = devices
+        self.queue: list[tuple[str, Wanted]] = []
+        self.active: dict[str, Wanted] = {}
+
+    def serve(self) -> None:
+        taken = {device for wanted in self.active.values() for device in wanted.held}
+        free = [device for device in self.devices if device not in taken]
+        for name, wanted in sorted(self.queue, key=lambda entry: -entry[1].priority):
+            fitting = [device for device in free if wanted.fits(device)]
+            if len(fitting) >= wanted.count:
+                wanted.held = frozenset(fitting[: wanted.count])
+                self.active[name] = wanted
+                free = [device for device in free if device not in wanted.held]
+            else:
+                free = [device for device in free if device not in fitting]
+        self.queue = [entry for entry in self.queue if entry[0] not in self.active]
+
+    def end(self, name: str) -> None:
+        self.active.pop(name, None)
+        self.queue = [entry for entry in self.queue if entry[0] != name]
+
+
+DEVICES = ["a", "b", "c", "d"]
+STEPS = st.one_of(
+    st.tuples(st.just("count"), st.integers(1, 4), st.integers(-1, 1)),
+    st.tuples(
+        st.just("devices"), st.frozensets(st.sampled_from(DEVICES), min_size=1), st.integers(-1, 1)
+    ),
+    st.tuples(st.just("end"), st.integers(0, 20), st.just(0)),
+)
+
+
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(steps=st.lists(STEPS, max_size=25))
+def test_any_history_is_that_of_the_reference(
+    empty_database: str, steps: list[tuple[str, Any, int]]
+) -> None:
+    async def run() -> None:
+        with psycopg.connect(empty_database, autocommit=True) as connection:
+            connection.execute("TRUNCATE device, allocation, answer, reservation")
+        database = Database(empty_database)
+        await database.open()
+        await report(database, *DEVICES)
+        reference = Reference(DEVICES)
+        names: list[str] = []
+        try:
+            for kind, value, priority in steps:
+                if kind == "end":
+                    alive = [n for n, _ in reference.queue] + list(reference.active)
+                    if not alive:
+                        continue
+                    name = sorted(alive, key=names.index)[value % len(alive)]
+                    reference.end(name)
+                    await release(database, name)
+                else:
+                    fields: dict[str, Any] = {kind: tuple(value) if kind == "devices" else value}
+                    held = await reserve(database, priority=priority, **fields)
+                    names.append(held.state.reservation)
+                    devices = value if kind == "devices" else None
+                    count = len(value) if kind == "devices" else value
+                    reference.queue.append((names[-1], Wanted(count, devices, priority)))
+                reference.serve()
+                await serve(database)
+                actual = {
+                    held.state.reservation: frozenset(d.device for d in held.state.devices)
+                    for held in await database.transaction(reservations.live_reservations)
+                }
+                expected = {name: wanted.held for name, wanted in reference.active.items()}
+                assert actual == expected | {name: frozenset() for name, _ in reference.queue}
+        finally:
+            await database.close()
+
+    asyncio.run(run())
