@@ -49,7 +49,8 @@ class Mirror:
         topic = ReservationStateTopic(state.reservation)
         for device in state.devices:
             assignment = AssignmentTopic(device.agent, device.device)
-            if self._reservations.pop(assignment, None) is not None:
+            if self._reservations.get(assignment) == state.reservation:
+                del self._reservations[assignment]
                 self.states.remove(assignment)
         # A state that is retained and then removed would not say why it ended.
         with suppress(NobodyListensError):
