@@ -83,6 +83,18 @@ def assigned(recorder: Recorder, device: str) -> Assignment | None:
     return recorded[-1].message if recorded else None
 
 
+def the_end(recorder: Recorder) -> ReservationState:
+    """The one reservation that has ended, as control told it."""
+
+    def ended() -> list[ReservationState]:
+        states = [recorded.message for recorded in recorder.of(ReservationStateTopic)]
+        return [state for state in states if state is not None and state.reason is not None]
+
+    until(ended)
+    [state] = ended()
+    return state
+
+
 async def ask(
     connection: Connection,
     recorder: Recorder,
@@ -140,6 +152,7 @@ async def test_a_reservation_becomes_assignments_and_ends_with_them(
     payload = json.dumps({"reservation": held.reservation}).encode()
     await ask(agent, recorder, "release", payload, b"3", answers=3)
     until(lambda: assigned(recorder, "a") is None and assigned(recorder, "b") is None)
+    until(lambda: recorder.of(ReservationStateTopic)[-1].message is None)
     states = recorder.of(ReservationStateTopic, reservation=held.reservation)
     told = [(r.message and r.message.status, r.message and r.message.reason) for r in states]
     assert told == [("active", None), ("active", None), ("ended", "released"), (None, None)]
@@ -225,8 +238,7 @@ async def test_a_lease_ends_by_itself(
     assert reply.reservation is not None
     until(lambda: recorder.of(AssignmentTopic, device="a"))
     until(lambda: assigned(recorder, "a") is None)
-    ended = recorder.of(ReservationStateTopic)[-2].message
-    assert ended.reason == "expired"
+    assert the_end(recorder).reason == "expired"
     assert reply.reservation.expires_at is not None
     assert utc_now() >= reply.reservation.expires_at
 
@@ -247,9 +259,9 @@ async def test_the_end_of_a_session_ends_its_reservations_and_leaves_nothing(
         assert reply.reservation is not None
     offline = SessionState(status=Presence.OFFLINE)
     await agent.publish(SessionStateTopic("ann", "gone"), offline)
-    until(lambda: recorder.of(AssignmentTopic, device="a")[-1].message is None)
+    until(lambda: recorder.of(AssignmentTopic, device="a") and assigned(recorder, "a") is None)
     until(lambda: recorder.of(SessionStateTopic, session="gone")[-1].message is None)
-    ended = recorder.of(ReservationStateTopic)[-2].message
+    ended = the_end(recorder)
     assert (ended.session, ended.reason) == ("gone", "session_gone")
     assert assigned(recorder, "b") is not None
 
