@@ -100,6 +100,16 @@ def test_a_topic_outside_the_contract_is_refused(text: str) -> None:
             "named twice",
         ),
         (t.RequestTopic("c", "s", "extend"), b'{"reservation":"r","duration":1e999}', "finite"),
+        (
+            t.RequestTopic("c", "s", "reserve"),
+            b'{"behaviour":"b","count":1,"arguments":{"x":"a\\u0000"}}',
+            "arguments: they hold the character NUL",
+        ),
+        (
+            t.RequestTopic("c", "s", "reserve"),
+            b'{"behaviour":"b","count":1,"arguments":{"x":"' + b"y" * 20_000 + b'"}}',
+            "arguments: they have 20,00. characters; 16,384 are allowed",
+        ),
         (t.RequestTopic("c", "s", "steal"), b"{}", "no operation 'steal'; there are reserve"),
         (t.EvaluateTopic("r", "c", "s", "e"), bytes(MAX_PAYLOAD_BYTES + 1), "4,194,304 are all"),
         (t.RepliesTopic("c", "s"), b"{}", "either a reservation or an error"),

@@ -277,7 +277,7 @@ class Control:
     async def _look_at_time(self, looked: asyncio.Event) -> None:
         self._look_sooner.clear()
         transaction = self._database.transaction
-        await self._end("its lease is over", reservations.end_expired)
+        await self._end(reservations.end_expired)
         self._sessions.expect(await transaction(reservations.sessions_that_matter))
         for client, session in self._sessions.take_ended():
             await self._end_session(client, session)
@@ -291,14 +291,14 @@ class Control:
         looked.set()
 
     async def _end_session(self, client: str, session: str) -> None:
-        await self._end(
-            f"session {session} of {client} is gone",
-            lambda cursor: reservations.end_session(cursor, client, session),
-        )
+        await self._end(lambda cursor: reservations.end_session(cursor, client, session))
         # What it left is its offline state.
         await self._connection.publish(SessionStateTopic(client, session), b"")
 
-    async def _end(self, why: str, work: Callable[[Cursor], Awaitable[list[Held]]]) -> None:
+    async def _end(self, work: Callable[[Cursor], Awaitable[list[Held]]]) -> None:
         for held in await self._database.transaction(work):
-            log.info("reservation %s ended: %s", held.state.reservation, why)
+            state = held.state
+            log.info(
+                "reservation %s of %s ended: %s", state.reservation, state.client, state.reason
+            )
             await self._mirror.apply(held)

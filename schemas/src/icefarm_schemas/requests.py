@@ -1,9 +1,10 @@
 """What clients ask of control, and its answers."""
 
+import json
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from icefarm_schemas.errors import Error
 from icefarm_schemas.message import Message
@@ -12,6 +13,9 @@ from icefarm_schemas.states import ReservationState
 
 MAX_DEVICES = 1000
 """The most devices in one reservation."""
+
+MAX_ARGUMENTS = 16_384
+"""Characters of the arguments of a behaviour, as JSON."""
 
 MAX_WAIT = 7 * 86400.0
 """Seconds: the longest time in the queue."""
@@ -35,6 +39,15 @@ class OnSessionEnd(StrEnum):
     KEEP = "keep"
 
 
+def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps(arguments)
+    if len(text) > MAX_ARGUMENTS:
+        raise ValueError(f"they have {len(text):,} characters; {MAX_ARGUMENTS:,} are allowed")
+    if "\\u0000" in text:
+        raise ValueError("they hold the character NUL, which Postgres cannot keep")
+    return arguments
+
+
 class ReserveRequest(Message):
     """Take devices: `count` of any that offer the behaviour, or exactly the named `devices`.
 
@@ -47,7 +60,9 @@ class ReserveRequest(Message):
     behaviour: Name
     count: int | None = Field(default=None, ge=1, le=MAX_DEVICES)
     devices: tuple[Name, ...] | None = Field(default=None, min_length=1, max_length=MAX_DEVICES)
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: Annotated[dict[str, Any], AfterValidator(_check_arguments)] = Field(
+        default_factory=dict
+    )
     duration: float = Field(default=DEFAULT_DURATION, gt=0, allow_inf_nan=False)
     on_session_end: OnSessionEnd = OnSessionEnd.RELEASE
     wait: float | None = Field(default=None, gt=0, le=MAX_WAIT)
