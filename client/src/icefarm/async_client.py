@@ -125,6 +125,7 @@ class AsyncClient:
         self._synced = asyncio.Event()
         self._reservations: dict[str, AsyncReservation] = {}
         self._sees_all = False
+        self._told = -1
         try:
             await self._connection.__aenter__()
         except BrokerError as error:
@@ -164,9 +165,14 @@ class AsyncClient:
         return self._view.is_served
 
     async def changed(self) -> None:
-        """Return at the next change of what `boards`, `agents` and `is_served` tell."""
+        """Return when `boards`, `agents` or `is_served` may tell something new.
+
+        That is, since this returned last; so nothing is missed between asking and waiting.
+        """
         await self._see_all()
-        await self._view.changed()
+        while self._view.version == self._told:
+            await self._view.changed()
+        self._told = self._view.version
 
     def reserve(
         self,

@@ -116,7 +116,7 @@ class Client:
         return self._call(self._client.is_served())
 
     def changed(self) -> None:
-        """Return at the next change of what `boards`, `agents` and `is_served` tell."""
+        """Return when `boards`, `agents` or `is_served` may tell something new."""
         self._call(self._client.changed())
 
     def reserve(

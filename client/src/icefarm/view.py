@@ -61,6 +61,8 @@ class View:
         self.ended: dict[str, ReservationState] = {}
         self._offline_since: dict[str, float] = {}
         self._change = asyncio.Event()
+        self.version = 0
+        """How many changes there have been."""
 
     def observe(self, received: Received) -> None:
         """Take note of a state."""
@@ -79,6 +81,7 @@ class View:
                 self._put_reservation(reservation, message)
             case _:
                 return
+        self.version += 1
         self._change.set()
         self._change = asyncio.Event()
 
