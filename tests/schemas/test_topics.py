@@ -54,6 +54,8 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         ("$SYS", "begins with \\$"),
         (" a", "white space"),
         ("a\ud800", "control character"),
+        ("a\uffff", "no character"),
+        ("\ufdd0", "no character"),
     ],
 )
 def test_a_name_that_a_topic_cannot_hold_is_refused(name: str, why: str) -> None:
@@ -103,12 +105,27 @@ def test_a_topic_outside_the_contract_is_refused(text: str) -> None:
         (
             t.RequestTopic("c", "s", "reserve"),
             b'{"behaviour":"b","count":1,"arguments":{"x":"a\\u0000"}}',
-            "arguments: they hold the character NUL",
+            "holds the character NUL",
         ),
         (
             t.RequestTopic("c", "s", "reserve"),
             b'{"behaviour":"b","count":1,"arguments":{"x":"' + b"y" * 20_000 + b'"}}',
             "arguments: they have 20,00. characters; 16,384 are allowed",
+        ),
+        (
+            t.RequestTopic("c", "s", "reserve"),
+            b'{"behaviour":"b","count":1,"arguments":{"x":NaN}}',
+            "arguments: they cannot be JSON",
+        ),
+        (
+            t.RequestTopic("c", "s", "release"),
+            b"{" + b",".join(b'"%d":1' % n for n in range(1000)) + b"}",
+            "reservation: Field required; 0: Extra .* and 996 more",
+        ),
+        (
+            t.SessionStateTopic("c", "s"),
+            b'{"status":"online","since":"9999-12-31T23:59:59-12:00"}',
+            "before the year 1 or after 9999",
         ),
         (t.RequestTopic("c", "s", "steal"), b"{}", "no operation 'steal'; there are reserve"),
         (t.EvaluateTopic("r", "c", "s", "e"), bytes(MAX_PAYLOAD_BYTES + 1), "4,194,304 are all"),

@@ -109,14 +109,21 @@ def write_accounts(
 
     Raises:
         ProgramMissingError: mosquitto_passwd is not installed.
+        ValueError: a name comes twice.
     """
     accounts = list(accounts)
+    names = [account.name for account in accounts]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the account {name!r} is there twice; each has one role")
     passwords, access = directory / "passwords", directory / "access"
-    passwords.touch(mode=0o600)
+    passwords.touch()
+    passwords.chmod(0o600)
     passwords.write_text("".join(f"{a.name}:{a.password}\n" for a in accounts))
     # -U hashes a file in place, so that no password stands on a command line for all to see.
     program = find_program("mosquitto_passwd")
     subprocess.run([program, "-U", str(passwords)], check=True, capture_output=True)
-    access.touch(mode=0o600)
+    access.touch()
+    access.chmod(0o600)
     access.write_text(access_list(accounts, root))
     return passwords, access

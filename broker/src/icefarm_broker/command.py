@@ -64,6 +64,6 @@ def accounts(
             _fail(ValueError(f"line {number} is not `role name password`: {error}"))
     try:
         passwords, access = write_accounts(found, directory, root)
-    except (OSError, ProgramMissingError) as error:
+    except (OSError, ProgramMissingError, ValueError) as error:
         _fail(error)
     print(f"password_file {passwords}\nacl_file {access}")

@@ -270,11 +270,9 @@ class Connection:
         return happening
 
     def _deliver(self, delivery: Delivery) -> None:
-        # Only a message of QoS 0 can come beyond the receive maximum; QoS 0 may be lost by its
-        # own definition, memory may not.
-        if self._happenings.qsize() >= _LONGEST_QUEUE:
+        # QoS 1 is bounded by the receive maximum. QoS 0 is not, but may be lost by definition.
+        if delivery.qos == 0 and self._happenings.qsize() >= _LONGEST_QUEUE:
             log.error("dropped a message on %s: too many are waiting", delivery.topic)
-            delivery.acknowledge()
             return
         self._happenings.put_nowait(delivery)
 
@@ -292,6 +290,10 @@ class Connection:
             return Received(topic, topic.decode(delivery.payload), delivery)
         except InvalidPayloadError as error:
             return Invalid(topic, str(error), delivery)
+        except Exception as error:
+            # Whatever somebody publishes, it must not end who reads it.
+            log.exception("a payload on %s could not be read", delivery.topic)
+            return Invalid(topic, f"it could not be read: {error!r}", delivery)
 
     async def _keep(self) -> None:
         """Hold a connection, and make it again with growing pauses when it is lost."""

@@ -89,6 +89,7 @@ class Delivery:
 
     topic: str
     payload: bytes
+    qos: int
     retain: bool
     response_topic: str | None
     correlation: bytes | None
@@ -335,6 +336,7 @@ class MqttClient(aiomqtt.Client):
             Delivery(
                 topic=message.topic,
                 payload=bytes(message.payload),
+                qos=message.qos,
                 retain=message.retain,
                 response_topic=getattr(properties, "ResponseTopic", None),
                 correlation=getattr(properties, "CorrelationData", None),

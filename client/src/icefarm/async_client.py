@@ -4,7 +4,7 @@ import asyncio
 import getpass
 import logging
 import secrets
-from collections.abc import Generator, Sequence
+from collections.abc import Coroutine, Generator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -131,7 +131,7 @@ class AsyncClient:
         except BrokerError as error:
             raise from_broker(error) from error
         self._listener = asyncio.create_task(self._listen(), name="icefarm listener")
-        await self._synced.wait()
+        await self._while_listening(self._synced.wait())
         return self
 
     async def __aexit__(
@@ -171,7 +171,7 @@ class AsyncClient:
         """
         await self._see_all()
         while self._view.version == self._told:
-            await self._view.changed()
+            await self._while_listening(self._view.changed())
         self._told = self._view.version
 
     def reserve(
@@ -286,12 +286,13 @@ class AsyncClient:
         state = await self._request(Operation.RESERVE, request)
         if state.status is ReservationStatus.QUEUED:
             state = await self._until_served(state)
-        reservation = await self._open(state)
         try:
+            reservation = await self._open(state)
             await reservation.wait_until_ready()
         except BaseException:
-            with suppress(ReservationEndedError):
-                await reservation.release()
+            # The reason is worth more than what goes wrong on the way out.
+            with suppress(FarmError):
+                await self.release(state.reservation)
             raise
         return reservation
 
@@ -308,7 +309,7 @@ class AsyncClient:
                 ended = self._view.ended.get(reservation)
                 if ended is not None:
                     raise _not_served(ended)
-                await self._view.changed()
+                await self._while_listening(self._view.changed())
         except BaseException:
             with suppress(FarmError):
                 await self.release(reservation)
@@ -345,9 +346,20 @@ class AsyncClient:
 
     async def _subscribe_and_sync(self, *filters: str) -> None:
         try:
-            await self._connection.subscribe_and_sync(*filters)
+            await self._while_listening(self._connection.subscribe_and_sync(*filters))
         except BrokerError as error:
             raise from_broker(error) from error
+
+    async def _while_listening(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Wait for what only the listener can bring about, unless it has failed."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait([task, self._listener], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self._listener.result()
+        finally:
+            task.cancel()
+        await task
 
     async def _listen(self) -> None:
         async for happening in self._connection:

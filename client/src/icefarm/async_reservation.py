@@ -141,6 +141,9 @@ class AsyncReservation:
             self, self._connection, self._view, (self._client.name, self._client.session)
         )
         try:
+            if not self._evaluating.has_boards():
+                # A reservation that was made by a message may still be starting.
+                await self.wait_until_ready()
             async for result in self._evaluating.run(bitstreams, on_every_board):
                 yield result
         finally:

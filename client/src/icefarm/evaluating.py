@@ -78,6 +78,10 @@ class Evaluating:
                 task.cancel()
             await asyncio.gather(*self._publishing, return_exceptions=True)
 
+    def has_boards(self) -> bool:
+        """Whether any board serves the reservation now."""
+        return bool(self._usable())
+
     def _usable(self) -> list[BoardKey]:
         return [key for key in self._boards if self._view.is_ready(*key, self._reservation.id)]
 

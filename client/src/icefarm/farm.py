@@ -189,6 +189,11 @@ class Farm:
         Raises:
             FarmFailedError: a part does not start.
         """
+        if any(character.isspace() for character in str(self.directory)):
+            raise FarmFailedError(
+                f"the directory {self.directory} has white space in its path, which the embedded "
+                "Postgres does not take; choose another with --directory"
+            )
         if await _answers(self.port):
             raise FarmFailedError(
                 f"port {self.port} of this machine is taken, perhaps by a Mosquitto that is "
@@ -238,11 +243,13 @@ class Farm:
 
     def _stop_orphaned_postgres(self) -> None:
         """Postgres outlives an icefarm-database that was killed and not yet started again."""
+        if self.database.process is None:
+            return  # What runs on this directory is another farm's.
         try:
             # Its first line is the server's pid (PostgreSQL manual, "Database File Layout").
             pid = int((self.directory / "postgres" / "postmaster.pid").read_text().split()[0])
             os.kill(pid, signal.SIGINT)
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             return
 
 

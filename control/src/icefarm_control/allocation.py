@@ -18,6 +18,12 @@ _ALLOCATE = """
         WHERE d.reservation IS NULL AND d.online AND d.status = 'available'
           AND w.behaviour = ANY(d.behaviours)
           AND (w.wanted_devices IS NULL OR d.name = ANY(w.wanted_devices))
+          -- Of boards of one name, as after a move from one agent to another, only one counts.
+          AND (w.wanted_devices IS NULL OR NOT EXISTS (
+              SELECT FROM device e
+              WHERE e.name = d.name AND e.agent < d.agent
+                AND e.reservation IS NULL AND e.online AND e.status = 'available'
+          ))
           AND NOT EXISTS (
               SELECT FROM reservation q
               WHERE q.status = 'queued'

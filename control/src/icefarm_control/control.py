@@ -9,6 +9,7 @@ mirrored again from the database at the next start when the process dies in betw
 """
 
 import asyncio
+import hashlib
 import logging
 import secrets
 import time
@@ -19,10 +20,10 @@ from importlib.metadata import version
 
 from icefarm_broker import (
     BrokerAddress,
+    BrokerError,
     Connected,
     Connection,
     Invalid,
-    NobodyListensError,
     PresenceMessages,
     Received,
     Synced,
@@ -193,6 +194,9 @@ class Control:
         assert isinstance(request.topic, RequestTopic)
         topic, delivery = request.topic, request.delivery
         correlation = delivery.correlation or secrets.token_bytes(8)
+        if len(correlation) > hashlib.sha256().digest_size:
+            # Any length is legal, but not as the key of an index.
+            correlation = hashlib.sha256(correlation).digest()
         replies = RepliesTopic(topic.client, topic.session)
         changed: list[Held] = []
 
@@ -261,8 +265,8 @@ class Control:
     async def _reply(self, topic: RepliesTopic, reply: Reply, correlation: bytes | None) -> None:
         try:
             await self._connection.publish(topic, reply, correlation=correlation)
-        except NobodyListensError as error:
-            log.info("the reply came too late: %s", error)
+        except BrokerError as error:
+            log.info("the reply was not taken: %s", error)
 
     async def _watch_time(self) -> None:
         """Look at leases and sessions when the next one ends, and now and then."""

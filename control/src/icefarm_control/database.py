@@ -48,6 +48,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: AsyncConnection[DictRow] | None = None
+        self._reconnected = False
         self.on_reconnect: Callable[[Cursor], Awaitable[None]] | None = None
         """Called on every connection but the first, since what was committed last is unknown."""
 
@@ -94,6 +95,10 @@ class Database:
             if connection is None:
                 raise RuntimeError("the database has not been opened")
             try:
+                if self._reconnected and self.on_reconnect is not None:
+                    async with connection.cursor() as cursor:
+                        await self.on_reconnect(cursor)
+                self._reconnected = False
                 async with connection.transaction(), connection.cursor() as cursor:
                     return await work(cursor)
             except psycopg.OperationalError as error:
@@ -101,9 +106,7 @@ class Database:
                     raise
                 log.warning("lost the database: %s", error)
             self._connection = await self._connect()
-            if self.on_reconnect is not None:
-                async with self._connection.cursor() as cursor:
-                    await self.on_reconnect(cursor)
+            self._reconnected = True
 
 
 async def all_rows(cursor: Cursor, query: Any, parameters: dict[str, Any]) -> list[DictRow]:

@@ -1,11 +1,13 @@
 """Postgres, mirrored to retained topics: assignments to agents, the state of each reservation."""
 
-from contextlib import suppress
+import logging
 
-from icefarm_broker import Connection, NobodyListensError, RetainedStates
+from icefarm_broker import BrokerError, Connection, RetainedStates
 from icefarm_control.reservations import Held
 from icefarm_schemas import Assignment, ReservationStatus
 from icefarm_schemas.topics import AssignmentTopic, ReservationStateTopic
+
+log = logging.getLogger(__name__)
 
 MIRRORED = (AssignmentTopic, ReservationStateTopic)
 
@@ -53,8 +55,10 @@ class Mirror:
                 del self._reservations[assignment]
                 self.states.remove(assignment)
         # A state that is retained and then removed would not say why it ended.
-        with suppress(NobodyListensError):
+        try:
             await self._connection.publish(topic, state, retain=False)
+        except BrokerError as error:
+            log.debug("nobody was told of an end: %s", error)
         self.states.remove(topic)
 
     def _hold(self, held: Held) -> set[AssignmentTopic | ReservationStateTopic]:

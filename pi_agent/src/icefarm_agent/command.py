@@ -1,5 +1,6 @@
 """The `icefarm-agent` command."""
 
+import resource
 import socket
 import sys
 from typing import Annotated
@@ -40,6 +41,10 @@ def run(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     log_as(f"icefarm-agent[{agent_name}]")
+
+    # Each board needs a few; a service's usual limit of 1024 would end at some 200 boards.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def agent() -> None:
         async with virtual_boards(agent_name, virtual_boards_count, virtual_speed) as boards:

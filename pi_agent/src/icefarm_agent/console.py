@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import termios
 import tty
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -35,9 +37,14 @@ class Console:
             fd = os.open(self._path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
         except OSError as error:
             raise BoardError(f"cannot open its console {self._path}: {error.strerror}") from error
-        # Else the tty would echo what the board prints, and change bytes of a bitstream.
-        tty.setraw(fd)
-        self._reader, self._writer = await open_streams(fd)
+        try:
+            # Else the tty would echo what the board prints, and change bytes of a bitstream.
+            tty.setraw(fd)
+            self._reader, self._writer = await open_streams(fd)
+        except (OSError, termios.error) as error:
+            with suppress(OSError):
+                os.close(fd)
+            raise BoardError(f"cannot use its console {self._path}: {error}") from error
         return self
 
     async def __aexit__(

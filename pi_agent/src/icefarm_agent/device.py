@@ -243,6 +243,10 @@ class Device:
                 await console.wait_for(DEFAULT_FIRMWARE_GREETING, self._board.patience)
         except BoardError as error:
             self._become(DeviceStatus.BROKEN, f"its default firmware does not run: {error}")
+        except Exception as error:
+            # The other boards of this agent go on.
+            log.exception("%s cannot be brought to its default firmware", self.name)
+            self._become(DeviceStatus.BROKEN, f"it cannot be brought to its firmware: {error!r}")
         else:
             self._become(DeviceStatus.AVAILABLE)
 

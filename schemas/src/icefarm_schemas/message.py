@@ -17,7 +17,10 @@ flash takes twice that, since half of each UF2 block is payload."""
 
 
 def _to_utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the time is before the year 1 or after 9999 in UTC") from error
 
 
 UtcTime = Annotated[AwareDatetime, AfterValidator(_to_utc)]

@@ -31,6 +31,9 @@ def check_name(name: str) -> str:
         # Cc are control characters, Cs lone surrogates (not UTF-8), Zl and Zp line separators.
         if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}:
             raise ValueError(f"the name {name!r} holds a control character")
+        # Noncharacters: Mosquitto takes a topic with one for a malformed packet.
+        if 0xFDD0 <= ord(character) <= 0xFDEF or ord(character) & 0xFFFE == 0xFFFE:
+            raise ValueError(f"the name {name!r} holds a code point that is no character")
     if name.startswith("$"):
         raise ValueError(f"the name {name!r} begins with $, which the broker keeps for itself")
     if name != name.strip():

@@ -25,6 +25,10 @@ from icefarm_schemas.states import (
 
 DEFAULT_ROOT = "icefarm/v1"
 
+_NUL = rb"\u0000"
+"""As JSON writes it."""
+_FAULTS_TOLD = 5
+
 
 class UnknownTopicError(ValueError):
     """A topic that the contract does not have, or that holds a name it forbids."""
@@ -91,6 +95,8 @@ class Topic:
             return payload
         if self.retained and not payload:
             return None
+        if _NUL in payload:
+            raise InvalidPayloadError("it holds the character NUL, which Postgres cannot keep")
         try:
             return _adapter(carried).validate_json(payload)
         except ValidationError as error:
@@ -111,11 +117,16 @@ def _adapter(carried: Any) -> TypeAdapter[Any]:
 
 
 def _in_words(error: ValidationError) -> str:
-    return "; ".join(
-        (".".join(str(part) for part in fault["loc"]) + ": " if fault["loc"] else "")
-        + fault["msg"].removeprefix("Value error, ")
-        for fault in error.errors(include_url=False)
-    )
+    """The first faults; there may be as many as a payload has bytes."""
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    words = [
+        (".".join(str(part)[:64] for part in fault["loc"]) + ": " if fault["loc"] else "")
+        + fault["msg"].removeprefix("Value error, ")[:200]
+        for fault in faults[:_FAULTS_TOLD]
+    ]
+    if len(faults) > _FAULTS_TOLD:
+        words.append(f"and {len(faults) - _FAULTS_TOLD:,} more")
+    return "; ".join(words)
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,14 @@ def open_farm(broker: str | None, name: str | None) -> Iterator[Client]:
         sys.exit(ExitCode.INTERRUPTED)
 
 
+def show_error(error: FarmError) -> None:
+    """One line that says what happened."""
+    err.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True)
+
+
 def fail(error: FarmError) -> None:
     """Say what happened and exit."""
-    err.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True)
+    show_error(error)
     match error:
         case NotAvailableError():
             sys.exit(ExitCode.NOT_AVAILABLE)

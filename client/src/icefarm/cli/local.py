@@ -57,7 +57,7 @@ def _run(
             return run_service(lambda: main(place))
         with tempfile.TemporaryDirectory(prefix="icefarm-") as temporary:
             return run_service(lambda: main(Path(temporary)))
-    except FarmFailedError as error:
+    except (FarmFailedError, OSError) as error:
         err.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True)
         return ExitCode.FAILED
     except FarmError as error:

@@ -1,13 +1,14 @@
 """`icefarm reserve`, `extend` and `release`."""
 
 import json
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from icefarm.cli.app import Broker, Json, Name, app, fail, open_farm, out, print_json
-from icefarm.errors import InvalidRequestError
+from icefarm.cli.app import Broker, Json, Name, app, fail, open_farm, out, print_json, show_error
+from icefarm.errors import FarmError, InvalidRequestError
 from icefarm_schemas import DEFAULT_DURATION, ReservationState
 
 Duration = Annotated[float, typer.Option(help="Seconds until the lease ends.", min=0.1)]
@@ -29,6 +30,22 @@ def _show(state: ReservationState, words: str, as_json: bool) -> None:
         out.print(line, soft_wrap=True)
 
 
+def _each(
+    reservations: list[str], work: Callable[[str], ReservationState]
+) -> Iterator[ReservationState]:
+    """Do it for all of them, and fail at the end with the first that was refused."""
+    refused: list[FarmError] = []
+    for reservation in reservations:
+        try:
+            yield work(reservation)
+        except FarmError as error:
+            if refused:
+                show_error(error)
+            refused.append(error)
+    if refused:
+        fail(refused[0])
+
+
 def parse_arguments(pairs: list[str]) -> dict[str, Any]:
     """`key=value` pairs; a value that is JSON is taken as such, any other as text."""
     arguments: dict[str, Any] = {}
@@ -38,7 +55,7 @@ def parse_arguments(pairs: list[str]) -> dict[str, Any]:
             fail(InvalidRequestError(f"an argument is written key=value, not {pair!r}"))
         try:
             arguments[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             arguments[key] = value
     return arguments
 
@@ -93,8 +110,7 @@ def extend(
     Example: icefarm extend 3f9a1c2b7d --duration 3600
     """
     with open_farm(broker, name) as farm:
-        for reservation in reservations:
-            state = farm.extend(reservation, duration)
+        for state in _each(reservations, lambda reservation: farm.extend(reservation, duration)):
             _show(state, f"now ends {state.expires_at:%Y-%m-%d %H:%M:%S} UTC", as_json)
 
 
@@ -107,5 +123,5 @@ def release(
     Example: icefarm release 3f9a1c2b7d
     """
     with open_farm(broker, name) as farm:
-        for reservation in reservations:
-            _show(farm.release(reservation), "is released", as_json)
+        for state in _each(reservations, farm.release):
+            _show(state, "is released", as_json)
