@@ -37,6 +37,18 @@ def test_a_line_that_is_no_account_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "passwords").exists()
 
 
+def test_one_name_cannot_have_two_roles(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [script("icefarm-broker"), "accounts", "-", "--directory", str(tmp_path)],
+        input="client ann a\nagent ann a\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "Error: the account 'ann' is there twice; each has one role\n"
+
+
 def test_a_port_that_is_taken_ends_the_broker_with_its_reason(tmp_path: Path) -> None:
     with Mosquitto(tmp_path / "first", free_port()) as broker:
         done = subprocess.run(

@@ -189,6 +189,33 @@ async def test_a_request_that_makes_no_sense_is_answered_with_what_is_wrong(
     assert after.reservation is not None
 
 
+async def test_no_message_ends_control(
+    control: Processes, agent: Connection, recorder: Recorder, mosquitto: Mosquitto
+) -> None:
+    """What anybody may publish, retained too, so that it would come back at each start."""
+    recorder.expect_fault("clients/eve/")
+    recorder.expect_fault("agents/zed/")
+    recorder.expect_fault("requests/eve/")
+    late = b'{"status":"online","since":"9999-12-31T23:59:59-12:00"}'
+    await agent.publish(SessionStateTopic("eve", "s1"), late)
+    nul = b'{"status":"ready","product":"\\u0000","behaviours":[],"since":"2026-01-01T00:00:00Z"}'
+    await agent.publish(DeviceStateTopic("zed", "d"), nul)
+    many = b"{" + b",".join(b'"k%d":1' % n for n in range(200_000)) + b"}"
+    await agent.publish(RequestTopic("eve", "s1", "reserve"), many, correlation=b"c" * 10_000)
+    control.kill("control")
+    until(lambda: _control_states(recorder)[-1] is Presence.OFFLINE)
+    control.control()
+    until(lambda: _control_states(recorder)[-1] is Presence.ONLINE)
+    request = b'{"behaviour":"pulsecount","count":1,"on_session_end":"keep"}'
+    reply = await ask(agent, recorder, "reserve", request, b"c" * 10_000)
+    assert reply.reservation is not None
+    again = await ask(agent, recorder, "reserve", request, b"c" * 10_000, answers=2)
+    assert again == reply
+    # A client reads the same states.
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+        assert {board.name for board in await client.boards()} == {"a", "b"}
+
+
 async def test_a_repeated_request_gets_the_same_answer_and_no_second_board(
     control: Processes, agent: Connection, recorder: Recorder
 ) -> None:
@@ -280,6 +307,7 @@ async def test_control_repairs_what_changed_while_it_was_away(
     await agent.publish(AssignmentTopic("pi", "b"), stray)
     await agent.publish(AssignmentTopic("pi", "a"), b"")
     await agent.publish(DeviceStateTopic("pi", "b"), b"")
+    until(lambda: assigned(recorder, "b") == stray and assigned(recorder, "a") is None)
     control.control()
     until(lambda: assigned(recorder, "b") is None and assigned(recorder, "a") == stray)
     async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:

@@ -205,6 +205,16 @@ async def test_a_board_without_default_firmware_is_broken_with_a_reason() -> Non
         assert broken.detail == "its default firmware does not run: no default"
 
 
+async def test_a_board_that_fails_in_an_unknown_way_is_broken_and_no_more() -> None:
+    class Unplugged(ScriptedBoard):
+        async def install(self, firmware: str) -> None:
+            raise OSError(5, "Input/output error")
+
+    async with living(Unplugged({})) as life:
+        broken = await life.reaches(S.BROKEN)
+        assert "Input/output error" in (broken.detail or "")
+
+
 async def test_too_much_work_is_refused_and_the_rest_done() -> None:
     count = MOST_WAITING + 2
     async with living(a_board(*[b"pulses: 1\n"] * count)) as life:
