@@ -142,24 +142,17 @@ def test_without_control_the_command_says_so(processes: Processes) -> None:
     assert "control process is not running" in done.stderr
 
 
-def test_watch_prints_each_change(farm: Processes, tmp_path: Path) -> None:
-    output = tmp_path / "watch.json"
-    with output.open("wb") as file:
-        watching = subprocess.Popen(
-            [script("icefarm"), "watch", "--json"], stdout=file, env=farm.environment
-        )
-    try:
-        until(lambda: len(output.read_text().splitlines()) >= 4)
-        farm.run("reserve", "--board", "bench-3")
+def test_watch_prints_each_change(farm: Processes) -> None:
+    watching = farm.start("watch", script("icefarm"), "watch", "--json")
 
-        def ready() -> bool:
-            changes = lines(output.read_text())
-            return any(c["name"] == "bench-3" and c["status"] == "ready" for c in changes)
+    def changes() -> list[dict[str, Any]]:
+        return lines(farm.output("watch"))
 
-        until(ready)
-    finally:
-        watching.send_signal(2)
-        assert watching.wait(30) == ExitCode.INTERRUPTED
+    until(lambda: len(changes()) >= 4)
+    farm.run("reserve", "--board", "bench-3")
+    until(lambda: any(c["name"] == "bench-3" and c["status"] == "ready" for c in changes()))
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(30) == ExitCode.INTERRUPTED
 
 
 def test_an_interrupted_evaluation_gives_its_boards_back(

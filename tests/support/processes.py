@@ -88,6 +88,11 @@ class Processes:
                 process.wait()
                 raise AssertionError(f"{name} did not stop on SIGTERM") from None
 
+    def output(self, name: str) -> str:
+        """What a program has printed so far, in whole lines."""
+        text = (self._directory / f"{name}.log").read_text(errors="replace")
+        return text[: text.rfind("\n") + 1]
+
     def logs(self) -> str:
         """All output so far."""
         return "\n".join(
