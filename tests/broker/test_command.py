@@ -6,13 +6,20 @@ from support.processes import script
 from icefarm_broker.mosquitto import Mosquitto, free_port
 
 
-def test_accounts_are_written_for_mosquitto(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [script("icefarm-broker"), "accounts", "-", "--directory", str(tmp_path)],
-        input="# the farm\ncontrol control c\nagent bench b\n\nclient ann a\n",
+def write_accounts(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Run `icefarm-broker accounts` on a text."""
+    return subprocess.run(
+        [script("icefarm-broker"), "accounts", "-", "--directory", str(directory)],
+        input=text,
         capture_output=True,
         text=True,
         check=False,
+    )
+
+
+def test_accounts_are_written_for_mosquitto(tmp_path: Path) -> None:
+    done = write_accounts(
+        tmp_path, "# the farm\ncontrol control c\nagent bench b\n\nclient ann a\n"
     )
     assert done.returncode == 0, done.stderr
     files = (tmp_path / "passwords", tmp_path / "access")
@@ -25,26 +32,14 @@ def test_accounts_are_written_for_mosquitto(tmp_path: Path) -> None:
 
 
 def test_a_line_that_is_no_account_is_named(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [script("icefarm-broker"), "accounts", "-", "--directory", str(tmp_path)],
-        input="client ann a\nking bob b\n",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = write_accounts(tmp_path, "client ann a\nking bob b\n")
     assert done.returncode == 1
     assert done.stderr.startswith("Error: line 2 is not `role name password`: 'king'")
     assert not (tmp_path / "passwords").exists()
 
 
 def test_one_name_cannot_have_two_roles(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [script("icefarm-broker"), "accounts", "-", "--directory", str(tmp_path)],
-        input="client ann a\nagent ann a\n",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = write_accounts(tmp_path, "client ann a\nagent ann a\n")
     assert done.returncode == 1
     assert done.stderr == "Error: the account 'ann' is there twice; each has one role\n"
 

@@ -240,6 +240,21 @@ async def _reserve(client: icefarm.AsyncClient, count: int) -> icefarm.AsyncRese
     return await client.reserve(count, wait=60)
 
 
+async def test_a_second_reservation_still_sees_its_agent(
+    farm: Processes, mosquitto: Mosquitto
+) -> None:
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+        first, second = await client.reserve(1), await client.reserve(1)
+        await first.release()
+        farm.kill("agent-bench")
+
+        async def noticed() -> bool:
+            return client._view.offline_for("bench") > 0
+
+        await until_async(noticed)
+        await second.release()
+
+
 async def test_many_things_at_once_on_one_client(
     farm: Processes, mosquitto: Mosquitto, circuits: Path
 ) -> None:

@@ -18,6 +18,7 @@ from typing import Self
 
 from icefarm_broker.address import BrokerAddress
 from icefarm_broker.errors import (
+    BrokerError,
     BrokerUnreachableError,
     ConnectionLostError,
     LoginRefusedError,
@@ -45,6 +46,8 @@ _RECEIVE_MAXIMUM = 500
 _PUBLISHES_AT_ONCE = 500
 _LONGEST_QUEUE = 2 * _RECEIVE_MAXIMUM
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_FAREWELL = 2.0
+"""Seconds that the last message may take."""
 _SHORT = 5.0
 """Seconds; a connection that lasts no longer does not make the pauses short again."""
 _MANY = 3
@@ -127,8 +130,10 @@ class Connection:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Say goodbye to the broker, which then does not publish the will."""
+        """Say farewell, and goodbye to the broker, which then does not publish the will."""
         assert self._keeper is not None
+        if not self._keeper.done():
+            await self._say_farewell()
         self._keeper.cancel()
         # An error of the keeper's has been seen by whoever iterates.
         await asyncio.gather(self._keeper, return_exceptions=True)
@@ -137,6 +142,16 @@ class Connection:
             await mqtt.close()
         # Publishes that still wait see that there is no connection, rather than waiting for ever.
         self._up.set()
+
+    async def _say_farewell(self) -> None:
+        presence = self._presence
+        if presence.farewell is None:
+            return
+        try:
+            async with asyncio.timeout(_FAREWELL):
+                await self.publish(presence.topic, presence.farewell)
+        except (TimeoutError, BrokerError) as error:
+            log.info("no farewell to the broker, which notices by itself: %s", error)
 
     @property
     def root(self) -> str:

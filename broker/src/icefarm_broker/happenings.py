@@ -50,10 +50,13 @@ Happening = Connected | Synced | Disconnected | Received | Invalid
 class PresenceMessages:
     """What tells others that a part is there: its birth, and the will for when it is not.
 
-    `will_delay` is in seconds. The birth's topic is where the part's own state is retained.
+    `will_delay` is in seconds. The `farewell` is said at a clean end, at which the broker does not
+    publish the will; empty bytes remove the state. The birth's topic is where the part's own state
+    is retained.
     """
 
     topic: Topic
     birth: Message
     will: Message
     will_delay: float = 0
+    farewell: Message | bytes | None = None

@@ -305,15 +305,7 @@ class MqttClient(aiomqtt.Client):
     ) -> None:
         self._take_answer(mid, reason_codes)
 
-    def _on_unsubscribe(
-        self,
-        client: paho.Client,
-        userdata: Any,
-        mid: int,
-        reason_codes: list[ReasonCode],
-        properties: Properties | None = None,
-    ) -> None:
-        self._take_answer(mid, reason_codes)
+    _on_unsubscribe = _on_subscribe
 
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         # aiomqtt registers the socket a moment later, when it may be closed already; within the

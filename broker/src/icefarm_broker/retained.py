@@ -34,7 +34,6 @@ class RetainedStates:
         self._held: dict[Topic, bytes] = {}
         self._dirty: dict[Topic, None] = {}
         self._changed = asyncio.Event()
-        self._flushing = asyncio.Lock()
 
     def hold(self, topic: Topic, message: Message) -> None:
         """Let the topic hold this message."""
@@ -74,20 +73,14 @@ class RetainedStates:
         self._dirty[topic] = None
         self._changed.set()
 
-    async def flush(self) -> None:
-        """Return when everything set before is at the broker."""
-        # One at a time, so that an older value of a topic cannot overtake a newer one.
-        async with self._flushing:
-            while self._dirty:
-                topics, self._dirty = list(self._dirty), {}
-                await asyncio.gather(*(self._publish(topic) for topic in topics))
-
     async def run(self) -> None:
         """Publish what changes, for ever."""
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await self.flush()
+            topics, self._dirty = list(self._dirty), {}
+            # All of them before the next, so that an old value of one cannot overtake a new one.
+            await asyncio.gather(*(self._publish(topic) for topic in topics))
 
     async def _publish(self, topic: Topic) -> None:
         try:

@@ -65,7 +65,6 @@ DEFAULT_GRACE = 10.0
 _PATIENCE = 3.0
 """Seconds for the first connection."""
 _REQUEST_TIMEOUT = 30.0
-_GOODBYE = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +108,7 @@ class AsyncClient:
                 SessionState(status=Presence.ONLINE, grace=self._grace, since=utc_now()),
                 SessionState(status=Presence.OFFLINE),
                 will_delay=self._grace,
+                farewell=b"",
             ),
             subscriptions=[
                 RepliesTopic.pattern(root, **names),
@@ -131,7 +131,11 @@ class AsyncClient:
         except BrokerError as error:
             raise from_broker(error) from error
         self._listener = asyncio.create_task(self._listen(), name="icefarm listener")
-        await self._while_listening(self._synced.wait())
+        try:
+            await self._while_listening(self._synced.wait())
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
@@ -141,11 +145,6 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         """End the session; what it reserved without `keep` is released by that."""
-        try:
-            async with asyncio.timeout(_GOODBYE):
-                await self._connection.publish(SessionStateTopic(self.name, self.session), b"")
-        except (TimeoutError, BrokerError) as failure:
-            log.info("no goodbye to the broker, which will notice by itself: %s", failure)
         self._listener.cancel()
         await asyncio.gather(self._listener, return_exceptions=True)
         await self._connection.__aexit__(kind, error, traceback)
@@ -324,8 +323,15 @@ class AsyncClient:
 
     async def _close(self, state: ReservationState) -> None:
         self._reservations.pop(state.reservation, None)
-        if not self._sees_all:
-            await self._connection.unsubscribe(*self._topics(state))
+        if self._sees_all:
+            return
+        # Another reservation may have boards of the same agent.
+        needed = {
+            topic for held in self._reservations.values() for topic in self._topics(held.state)
+        }
+        unneeded = [topic for topic in self._topics(state) if topic not in needed]
+        if unneeded:
+            await self._connection.unsubscribe(*unneeded)
 
     def _topics(self, state: ReservationState) -> list[str]:
         root = self._address.root

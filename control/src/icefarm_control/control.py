@@ -62,8 +62,6 @@ Job = Callable[[], Awaitable[None]]
 _MOST_JOBS_WAITING = 1000
 _LONGEST_PAUSE = 10.0
 """Seconds between looks at the time, which bounds what the jump of a clock can do."""
-_GOODBYE = 2.0
-"""Seconds that a last message may take."""
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +74,11 @@ def _connection(address: BrokerAddress) -> Connection:
         version=version("icefarm-control"),
         started_at=utc_now(),
     )
+    offline = ControlState(status=Presence.OFFLINE)
     return Connection(
         address,
         "control",
-        PresenceMessages(ControlStateTopic(), online, ControlState(status=Presence.OFFLINE)),
+        PresenceMessages(ControlStateTopic(), online, offline, farewell=offline),
         subscriptions=[
             f"$share/control/{RequestTopic.pattern(root)}",
             AgentStateTopic.pattern(root),
@@ -113,25 +112,11 @@ class Control:
         """
         self._database.on_reconnect = self._load
         await self._database.transaction(self._load)
-        async with self._connection:
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._listen())
-                    tasks.create_task(self._work())
-                    tasks.create_task(self._watch_time())
-                    tasks.create_task(self._mirror.states.run())
-            finally:
-                await self._say_goodbye()
-
-    async def _say_goodbye(self) -> None:
-        """Tell that control stops: after a clean end of the connection the broker does not."""
-        try:
-            async with asyncio.timeout(_GOODBYE):
-                await self._connection.publish(
-                    ControlStateTopic(), ControlState(status=Presence.OFFLINE)
-                )
-        except TimeoutError:
-            log.info("the broker is away, so its will says that control stops")
+        async with self._connection, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._work())
+            tasks.create_task(self._watch_time())
+            tasks.create_task(self._mirror.states.run())
 
     async def _load(self, cursor: Cursor) -> None:
         self._mirror.load(await reservations.live_reservations(cursor))

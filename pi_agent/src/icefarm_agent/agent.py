@@ -41,8 +41,6 @@ from icefarm_schemas.topics import (
 
 _SESSION_EXPIRY = 300
 """Seconds for which commands queue at the broker while the agent is away."""
-_GOODBYE = 2.0
-"""Seconds that a last message may take."""
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +56,6 @@ class Agent:
         behaviours: Mapping[str, type[Behaviour]],
     ) -> None:
         self._name = name
-        self._topic = AgentStateTopic(name)
         online = AgentState(
             status=Presence.ONLINE,
             contract=CONTRACT_VERSION,
@@ -67,10 +64,11 @@ class Agent:
             behaviours=tuple(behaviours),
             devices=len(boards),
         )
+        offline = AgentState(status=Presence.OFFLINE)
         self._connection = Connection(
             address,
             f"agent-{name}",
-            PresenceMessages(self._topic, online, AgentState(status=Presence.OFFLINE)),
+            PresenceMessages(AgentStateTopic(name), online, offline, farewell=offline),
             subscriptions=[AssignmentTopic.pattern(address.root, agent=name)],
             snapshots=[DeviceStateTopic.pattern(address.root, agent=name)],
             session_expiry=_SESSION_EXPIRY,
@@ -98,24 +96,12 @@ class Agent:
         Raises:
             TakenOverError: another agent of the same name has connected.
         """
-        async with self._connection:
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._listen())
-                    tasks.create_task(self._states.run())
-                    tasks.create_task(self._outbox.run())
-                    for device in self._devices.values():
-                        tasks.create_task(device.run())
-            finally:
-                await self._say_goodbye()
-
-    async def _say_goodbye(self) -> None:
-        """Tell that the agent stops: after a clean end of the connection the broker does not."""
-        try:
-            async with asyncio.timeout(_GOODBYE):
-                await self._connection.publish(self._topic, AgentState(status=Presence.OFFLINE))
-        except TimeoutError:
-            log.info("the broker is away, so its will says that the agent stops")
+        async with self._connection, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._states.run())
+            tasks.create_task(self._outbox.run())
+            for device in self._devices.values():
+                tasks.create_task(device.run())
 
     async def _listen(self) -> None:
         async for happening in self._connection:
