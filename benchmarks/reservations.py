@@ -68,8 +68,10 @@ async def cycles(url: str) -> tuple[float, float]:
             await client.changed()
         for _ in range(ROUNDS):
             start = time.perf_counter()
-            held = await client._request(Operation.RESERVE, request)
+            [held] = await client._request(Operation.RESERVE, request)
             reserves.append(time.perf_counter() - start)
-            await client._request(Operation.RELEASE, ReleaseRequest(reservation=held.reservation))
+            await client._request(
+                Operation.RELEASE, ReleaseRequest(reservations=(held.reservation,))
+            )
             both.append(time.perf_counter() - start)
     return statistics.median(reserves), len(both) / sum(both)

@@ -13,7 +13,7 @@ from support.waiting import until, until_async
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto, free_port
-from icefarm_schemas import EvaluationFinished
+from icefarm_schemas import EvaluationFinished, Presence
 from icefarm_schemas.topics import EvaluateTopic, EventsTopic, SessionStateTopic
 
 
@@ -134,7 +134,7 @@ def test_errors_say_what_to_do(farm: Processes, mosquitto: Mosquitto) -> None:
             client.reserve(1, duration=1e7)
         with pytest.raises(icefarm.BoardLostError, match="takes no arguments; it was given x"):
             client.reserve(1, arguments={"x": 1})
-        with pytest.raises(icefarm.NoSuchReservationError, match="no live reservation 'x'"):
+        with pytest.raises(icefarm.NoSuchReservationError, match="there is no reservation 'x'"):
             client.find_reservation("x")
         held = client.reserve(1)
         with icefarm.Client(mosquitto.url, name="bob") as bob:
@@ -249,7 +249,8 @@ async def test_a_second_reservation_still_sees_its_agent(
         farm.kill("agent-bench")
 
         async def noticed() -> bool:
-            return client._view.offline_for("bench") > 0
+            state = client._view.agents.get("bench")
+            return state is not None and state.status is Presence.OFFLINE
 
         await until_async(noticed)
         await second.release()
@@ -280,9 +281,9 @@ async def test_a_result_comes_although_the_client_was_away(
         results = reservation.evaluate([circuits / "pulse_1khz.bin"] * 6)
         seen = [await anext(results)]
         # Cut as a network does it: nobody is told, and the results come meanwhile.
-        mqtt = client._connection._mqtt
+        mqtt = client._session.connection._mqtt
         assert mqtt is not None
-        client._connection._up.clear()
+        client._session.connection._up.clear()
         mqtt._client._sock_close()
         done = len(recorder.of(EventsTopic))
         await asyncio.to_thread(until, lambda: len(recorder.of(EventsTopic)) >= done + 2)

@@ -24,6 +24,7 @@ from icefarm_schemas import (
     Operation,
     Presence,
     Reply,
+    ReservationEnded,
     ReservationState,
     ReserveRequest,
     SessionState,
@@ -34,6 +35,7 @@ from icefarm_schemas.topics import (
     AssignmentTopic,
     ControlStateTopic,
     DeviceStateTopic,
+    EventsTopic,
     RepliesTopic,
     RequestTopic,
     ReservationStateTopic,
@@ -83,16 +85,19 @@ def assigned(recorder: Recorder, device: str) -> Assignment | None:
     return recorded[-1].message if recorded else None
 
 
-def the_end(recorder: Recorder) -> ReservationState:
-    """The one reservation that has ended, as control told it."""
+def the_end(recorder: Recorder) -> tuple[str, ReservationEnded]:
+    """The one reservation that has ended, as its holder was told, and the holder's session."""
 
-    def ended() -> list[ReservationState]:
-        states = [recorded.message for recorded in recorder.of(ReservationStateTopic)]
-        return [state for state in states if state is not None and state.reason is not None]
+    def ended() -> list[tuple[str, ReservationEnded]]:
+        return [
+            (r.topic.session, r.message)
+            for r in recorder.of(EventsTopic)
+            if isinstance(r.topic, EventsTopic) and isinstance(r.message, ReservationEnded)
+        ]
 
     until(ended)
-    [state] = ended()
-    return state
+    [told] = ended()
+    return told
 
 
 async def ask(
@@ -115,6 +120,13 @@ async def ask(
     return reply
 
 
+def the_one(reply: Reply) -> ReservationState:
+    """The reservation in a reply that has one."""
+    assert reply.reservations is not None, reply.error
+    [state] = reply.reservations
+    return state
+
+
 async def test_a_reservation_becomes_assignments_and_ends_with_them(
     control: Processes, agent: Connection, recorder: Recorder
 ) -> None:
@@ -124,8 +136,7 @@ async def test_a_reservation_becomes_assignments_and_ends_with_them(
         "reserve",
         b'{"behaviour":"pulsecount","count":2,"on_session_end":"keep","arguments":{"x":1}}',
     )
-    assert reply.reservation is not None
-    held = reply.reservation
+    held = the_one(reply)
     for name in ("a", "b"):
         until(partial(assigned, recorder, name))
         assignment = assigned(recorder, name)
@@ -137,26 +148,25 @@ async def test_a_reservation_becomes_assignments_and_ends_with_them(
         agent,
         recorder,
         "extend",
-        json.dumps({"reservation": held.reservation, "duration": 9000}).encode(),
+        json.dumps({"reservations": [held.reservation], "duration": 9000}).encode(),
         b"2",
         answers=2,
     )
-    assert longer.reservation is not None
-    expires_at = longer.reservation.expires_at
+    expires_at = the_one(longer).expires_at
 
     def extended() -> bool:
         now = assigned(recorder, "a")
         return now is not None and now.expires_at == expires_at
 
     until(extended)
-    payload = json.dumps({"reservation": held.reservation}).encode()
+    payload = json.dumps({"reservations": [held.reservation]}).encode()
     await ask(agent, recorder, "release", payload, b"3", answers=3)
     until(lambda: assigned(recorder, "a") is None and assigned(recorder, "b") is None)
     until(lambda: recorder.of(ReservationStateTopic)[-1].message is None)
     states = recorder.of(ReservationStateTopic, reservation=held.reservation)
-    told = [(r.message and r.message.status, r.message and r.message.reason) for r in states]
-    assert told == [("active", None), ("active", None), ("ended", "released"), (None, None)]
-    assert [r.retain for r in states] == [True, True, False, True]
+    assert [r.message and r.message.status for r in states] == ["active", "active", None]
+    assert all(r.retain for r in states)
+    assert the_end(recorder)[1].reason == "released"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +176,7 @@ async def test_a_reservation_becomes_assignments_and_ends_with_them(
         ("reserve", b'{"behaviour":"pulsecount","count":1,"countt":2}', "countt: Extra"),
         ("reserve", b'{"behaviour":"pulsecount","count":1,"duration":-1}', "duration: Input"),
         ("reserve", b'{"behaviour":"pulsecount","devices":["a/b"]}', "slash"),
-        ("release", b'{"reservation":"#"}', "number sign"),
+        ("release", b'{"reservations":["#"]}', "number sign"),
         ("steal", b"{}", "no operation 'steal'; there are reserve, extend, release"),
         ("reserve", b"x" * 1_000_000, "Invalid JSON"),
     ],
@@ -185,8 +195,7 @@ async def test_a_request_that_makes_no_sense_is_answered_with_what_is_wrong(
     assert reply.error.code is ErrorCode.INVALID_REQUEST
     assert words in reply.error.message
     good = b'{"behaviour":"pulsecount","count":1,"on_session_end":"keep"}'
-    after = await ask(agent, recorder, "reserve", good, b"2", answers=2)
-    assert after.reservation is not None
+    the_one(await ask(agent, recorder, "reserve", good, b"2", answers=2))
 
 
 async def test_no_message_ends_control(
@@ -208,7 +217,6 @@ async def test_no_message_ends_control(
     until(lambda: _control_states(recorder)[-1] is Presence.ONLINE)
     request = b'{"behaviour":"pulsecount","count":1,"on_session_end":"keep"}'
     reply = await ask(agent, recorder, "reserve", request, b"c" * 10_000)
-    assert reply.reservation is not None
     again = await ask(agent, recorder, "reserve", request, b"c" * 10_000, answers=2)
     assert again == reply
     # A client reads the same states.
@@ -228,9 +236,7 @@ async def test_a_repeated_request_gets_the_same_answer_and_no_second_board(
     second = await ask(agent, recorder, "reserve", request, b"same", answers=2)
     assert second == first
     other = await ask(agent, recorder, "reserve", request, b"other", answers=3)
-    assert other.reservation is not None
-    assert first.reservation is not None
-    assert other.reservation.reservation != first.reservation.reservation
+    assert the_one(other).reservation != the_one(first).reservation
     refused = await ask(agent, recorder, "reserve", request, b"third", answers=4)
     assert refused.error is not None
     assert refused.error.code is ErrorCode.NOT_AVAILABLE
@@ -241,7 +247,7 @@ async def test_a_reply_goes_to_the_session_that_asked_and_nowhere_else(
 ) -> None:
     await agent.publish(
         RequestTopic("ann", "s", "release"),
-        b'{"reservation":"r"}',
+        b'{"reservations":["r"]}',
         response_topic=RepliesTopic("bob", "s"),
         correlation=b"1",
     )
@@ -262,12 +268,12 @@ async def test_a_lease_ends_by_itself(
         "reserve",
         b'{"behaviour":"pulsecount","count":1,"duration":0.5,"on_session_end":"keep"}',
     )
-    assert reply.reservation is not None
     until(lambda: recorder.of(AssignmentTopic, device="a"))
     until(lambda: assigned(recorder, "a") is None)
-    assert the_end(recorder).reason == "expired"
-    assert reply.reservation.expires_at is not None
-    assert utc_now() >= reply.reservation.expires_at
+    assert the_end(recorder)[1].reason == "expired"
+    expires_at = the_one(reply).expires_at
+    assert expires_at is not None
+    assert utc_now() >= expires_at
 
 
 async def test_the_end_of_a_session_ends_its_reservations_and_leaves_nothing(
@@ -276,20 +282,19 @@ async def test_the_end_of_a_session_ends_its_reservations_and_leaves_nothing(
     for session in ("gone", "there"):
         state = SessionState(status=Presence.ONLINE, grace=1, since=utc_now())
         await agent.publish(SessionStateTopic("ann", session), state)
-        reply = await ask(
+        await ask(
             agent,
             recorder,
             "reserve",
             b'{"behaviour":"pulsecount","count":1}',
             session=session,
         )
-        assert reply.reservation is not None
-    offline = SessionState(status=Presence.OFFLINE)
+        offline = SessionState(status=Presence.OFFLINE)
     await agent.publish(SessionStateTopic("ann", "gone"), offline)
     until(lambda: recorder.of(AssignmentTopic, device="a") and assigned(recorder, "a") is None)
     until(lambda: recorder.of(SessionStateTopic, session="gone")[-1].message is None)
-    ended = the_end(recorder)
-    assert (ended.session, ended.reason) == ("gone", "session_gone")
+    session, ended = the_end(recorder)
+    assert (session, ended.reason) == ("gone", "session_gone")
     assert assigned(recorder, "b") is not None
 
 
@@ -313,8 +318,7 @@ async def test_control_repairs_what_changed_while_it_was_away(
     async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
         with pytest.raises(icefarm.NoSuchBoardError):
             await client.reserve(boards=["b"])
-        assert reply.reservation is not None
-        await client.release(reply.reservation.reservation)
+        await client.release(the_one(reply).reservation)
 
 
 async def test_a_device_that_serves_what_is_over_is_told_so(
@@ -327,12 +331,11 @@ async def test_a_device_that_serves_what_is_over_is_told_so(
     assert assigned(recorder, "a") is None
     request = b'{"behaviour":"pulsecount","devices":["b"],"on_session_end":"keep"}'
     reply = await ask(agent, recorder, "reserve", request)
-    assert reply.reservation is not None
     await agent.publish(DeviceStateTopic("pi", "b"), ghost)
     until(lambda: len(recorder.of(AssignmentTopic, device="b")) == 2)
     told = assigned(recorder, "b")
     assert told is not None
-    assert told.reservation == reply.reservation.reservation
+    assert told.reservation == the_one(reply).reservation
 
 
 async def test_who_waits_is_served_when_boards_are_free(
@@ -341,7 +344,6 @@ async def test_who_waits_is_served_when_boards_are_free(
     first = await ask(
         agent, recorder, "reserve", b'{"behaviour":"pulsecount","count":2,"on_session_end":"keep"}'
     )
-    assert first.reservation is not None
     waiting = []
     for number, correlation in enumerate((b"2", b"3"), 2):
         queued = await ask(
@@ -352,10 +354,9 @@ async def test_who_waits_is_served_when_boards_are_free(
             correlation,
             answers=number,
         )
-        assert queued.reservation is not None
-        assert (queued.reservation.status, queued.reservation.position) == ("queued", number - 1)
-        waiting.append(queued.reservation.reservation)
-    release = json.dumps({"reservation": first.reservation.reservation}).encode()
+        assert (the_one(queued).status, the_one(queued).position) == ("queued", number - 1)
+        waiting.append(the_one(queued).reservation)
+    release = json.dumps({"reservations": [the_one(first).reservation]}).encode()
     for name in ("a", "b"):
         await agent.publish(DeviceStateTopic("pi", name), a_device(DeviceStatus.READY))
     await ask(agent, recorder, "release", release, b"4", answers=4)

@@ -1,18 +1,19 @@
 import asyncio
 
 import psycopg
+import pytest
 import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlmodel import SQLModel
 
-from icefarm_control import reservations, tables
-from icefarm_control.database import Cursor, Database, migrate
+from icefarm_control import leadership, tables
+from icefarm_control.clock import Clock
+from icefarm_control.database import Cursor, Database, all_rows, migrate
 from icefarm_control.inventory import Inventory
-from icefarm_control.reservations import Held
-from icefarm_schemas import ReserveRequest
+from icefarm_control.leadership import Leadership, LeadershipLostError
 
-from .conftest import report
+from .conftest import live, report, reserve
 
 
 def test_the_migrations_make_the_tables_that_the_models_describe(database_url: str) -> None:
@@ -31,43 +32,75 @@ def test_the_migrations_make_the_tables_that_the_models_describe(database_url: s
 async def test_work_is_done_again_when_the_database_was_lost(
     database: Database, database_url: str
 ) -> None:
-    await report(database, "a")
     attempts = 0
-    loaded: list[Held] = []
 
-    async def load(cursor: Cursor) -> None:
-        loaded.extend(await reservations.live_reservations(cursor))
-
-    async def work(cursor: Cursor) -> Held:
+    async def work(cursor: Cursor) -> int:
         nonlocal attempts
         attempts += 1
-        request = ReserveRequest(behaviour="pulsecount", count=1)
-        held = await reservations.reserve(cursor, "ann", "s", request)
         if attempts == 1:
             with psycopg.connect(database_url, autocommit=True) as other:
                 other.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE pid <> pg_backend_pid() AND datname = current_database()"
                 )
-        return held
+        [row] = await all_rows(cursor, "SELECT 7 AS n", {})
+        n: int = row["n"]
+        return n
 
-    database.on_reconnect = load
-    held = await database.transaction(work)
+    assert await database.transaction(work) == 7
     assert attempts == 2
-    assert loaded == []
-    assert await database.transaction(reservations.live_reservations) == [held]
 
 
-async def test_a_second_control_stands_by_until_the_first_is_gone(
+async def test_the_leadership_goes_to_the_next_when_a_leader_is_gone(
     database: Database, database_url: str
 ) -> None:
-    second = Database(database_url)
-    opening = asyncio.create_task(second.open())
-    done, _ = await asyncio.wait([opening], timeout=0.5)
-    assert not done
-    await database.close()
-    await asyncio.wait_for(opening, 10)
-    await second.close()
+    async with Leadership(database_url) as first:
+        second = Leadership(database_url)
+        taking = asyncio.create_task(second.__aenter__())
+        done, _ = await asyncio.wait([taking], timeout=1.5)
+        assert not done
+        # The leader hears of what happens, though nobody but the database tells it.
+        transitions = first.transitions()
+        await database.call("NOTIFY transition")
+        await anext(transitions)
+    await taking
+    await second.__aexit__(None, None, None)
+
+
+async def test_a_leader_that_is_silent_is_ended(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leadership, "_SILENT", 0.5)
+    async with Leadership(database_url) as stopped, Leadership(database_url) as next_one:
+        await database.call("NOTIFY transition")
+        await anext(next_one.transitions())
+        with pytest.raises(LeadershipLostError):
+            await anext(stopped.transitions())
+
+
+async def test_all_times_are_moved_when_the_clock_was_set(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await report(database, "a", "b")
+    held = await reserve(database, count=1, duration=600)
+    waiting = await reserve(database, count=2, wait=60)
+    clock = Clock()
+    assert await clock.check(database) == 0
+    assert await clock.check(database) == 0
+    # As if it had been set back by an hour since.
+    assert clock._last is not None
+    clock._last = (clock._last[0] + 3600, clock._last[1])
+    assert await clock.check(database) == pytest.approx(-3600, abs=1)
+    assert await clock.check(database) == 0
+    after = {state.reservation: state for state in await live(database)}
+    assert held.expires_at is not None
+    ends = after[held.reservation].expires_at
+    assert ends is not None
+    assert (ends - held.expires_at).total_seconds() == pytest.approx(-3600, abs=1)
+    waits = after[waiting.reservation].waits_until
+    assert waits is not None
+    assert waiting.waits_until is not None
+    assert (waits - waiting.waits_until).total_seconds() == pytest.approx(-3600, abs=1)
 
 
 def test_an_inventory_without_news_has_nothing_to_write() -> None:

@@ -9,54 +9,53 @@ import psycopg
 import pytest
 from hypothesis import strategies as st
 
-from icefarm_control import reservations
 from icefarm_control.database import Database
-from icefarm_control.refusal import RefusedError
-from icefarm_control.reservations import Held
+from icefarm_control.refusals import RefusedError
 from icefarm_schemas import (
     EndReason,
     ExtendRequest,
+    Operation,
     ReleaseRequest,
+    ReservationState,
     ReservationStatus,
-    ReserveRequest,
 )
 
-from .conftest import a_device, report
+from . import conftest
+from .conftest import a_device, ask_about, live, report
 
 
-async def reserve(database: Database, client: str = "ann", **fields: Any) -> Held:
-    request = ReserveRequest(**{"behaviour": "pulsecount", "wait": 60, **fields})
-    return await database.transaction(lambda c: reservations.reserve(c, client, "s", request))
+async def reserve(database: Database, client: str = "ann", **fields: Any) -> ReservationState:
+    return await conftest.reserve(database, client, **{"wait": 60, **fields})
 
 
-async def release(database: Database, reservation: str) -> Held:
-    request = ReleaseRequest(reservation=reservation)
-    return await database.transaction(lambda c: reservations.release(c, "ann", request))
+async def release(database: Database, reservation: str) -> ReservationState:
+    request = ReleaseRequest(reservations=(reservation,))
+    [state] = await ask_about(database, Operation.RELEASE, request)
+    return state
 
 
 async def serve(database: Database) -> list[str]:
     """Let those be served whose turn it is; return them."""
-    served = await database.transaction(reservations.serve_queue)
-    return [held.state.reservation for held in served]
+    waited = {state.reservation for state in await live(database) if state.position}
+    await database.call("SELECT serve_queue()")
+    states = await live(database)
+    return [s.reservation for s in states if s.reservation in waited and s.position is None]
 
 
-async def live(database: Database) -> dict[str, tuple[str, int | None]]:
-    return {
-        held.state.reservation: (held.state.status, held.state.position)
-        for held in await database.transaction(reservations.live_reservations)
-    }
+async def places(database: Database) -> dict[str, tuple[str, int | None]]:
+    return {state.reservation: (state.status, state.position) for state in await live(database)}
 
 
 async def test_first_come_first_served_within_a_priority(database: Database) -> None:
     await report(database, "a")
-    holder = (await reserve(database, count=1)).state.reservation
-    low = (await reserve(database, count=1, priority=-1)).state.reservation
-    early = (await reserve(database, count=1)).state.reservation
-    late = (await reserve(database, count=1)).state.reservation
-    high = (await reserve(database, count=1, priority=1)).state.reservation
+    holder = (await reserve(database, count=1)).reservation
+    low = (await reserve(database, count=1, priority=-1)).reservation
+    early = (await reserve(database, count=1)).reservation
+    late = (await reserve(database, count=1)).reservation
+    high = (await reserve(database, count=1, priority=1)).reservation
     queue = [high, early, late, low]
     expected = {waiting: ("queued", n) for n, waiting in enumerate(queue, 1)}
-    assert await live(database) == {holder: ("active", None), **expected}
+    assert await places(database) == {holder: ("active", None), **expected}
     for waiting in queue:
         assert await serve(database) == []
         await release(database, holder)
@@ -72,23 +71,23 @@ async def test_a_small_request_does_not_pass_a_big_one_that_it_would_delay(
     holder = await reserve(database, devices=("a",), wait=None)
     big = await reserve(database, count=3)
     small = await reserve(database, count=1)
-    assert [big.state.status, small.state.status] == ["queued", "queued"]
-    assert (await reserve(database, count=1, behaviour="variance")).state.status == "active"
+    assert [big.status, small.status] == ["queued", "queued"]
+    assert (await reserve(database, count=1, behaviour="variance")).status == "active"
     with pytest.raises(RefusedError, match="2 of 3 free, and 2 reservations are in the queue"):
         await reserve(database, count=1, wait=None)
-    await release(database, holder.state.reservation)
-    assert await serve(database) == [big.state.reservation]
+    await release(database, holder.reservation)
+    assert await serve(database) == [big.reservation]
 
 
 async def test_a_request_passes_one_that_it_does_not_delay(database: Database) -> None:
     await report(database, "a", "b")
     holder = await reserve(database, devices=("a",), wait=None)
     wants_a = await reserve(database, devices=("a",))
-    assert wants_a.state.status is ReservationStatus.QUEUED
-    assert (await reserve(database, devices=("b",))).state.status is ReservationStatus.ACTIVE
+    assert wants_a.status is ReservationStatus.QUEUED
+    assert (await reserve(database, devices=("b",))).status is ReservationStatus.ACTIVE
     assert await serve(database) == []
-    await release(database, holder.state.reservation)
-    assert await serve(database) == [wants_a.state.reservation]
+    await release(database, holder.reservation)
+    assert await serve(database) == [wants_a.reservation]
 
 
 async def test_waiting_ends(database: Database) -> None:
@@ -97,17 +96,23 @@ async def test_waiting_ends(database: Database) -> None:
     short = await reserve(database, count=1, wait=0.01)
     given_up = await reserve(database, count=1)
     gone = await reserve(database, "bob", count=1)
-    request = ExtendRequest(reservation=given_up.state.reservation)
+    request = ExtendRequest(reservations=(given_up.reservation,))
     with pytest.raises(RefusedError, match="is still queued"):
-        await database.transaction(lambda c: reservations.extend(c, "ann", request))
+        await ask_about(database, Operation.EXTEND, request)
+    # Of all, what is queued is left out.
+    assert len(await ask_about(database, Operation.EXTEND, ExtendRequest(all=True))) == 1
     await asyncio.sleep(0.02)
-    [ended] = await database.transaction(reservations.end_expired)
-    assert ended.state.reservation == short.state.reservation
-    assert ended.state.reason is EndReason.NOT_SERVED
-    assert (await release(database, given_up.state.reservation)).state.devices == ()
-    [ended] = await database.transaction(lambda c: reservations.end_session(c, "bob", "s"))
-    assert ended.state.reservation == gone.state.reservation
+    await database.call("SELECT look_at_time()")
+    assert await the_end(database, short.reservation) is EndReason.NOT_SERVED
+    assert (await release(database, given_up.reservation)).devices == ()
+    await database.call("SELECT end_session('bob', 's')")
+    assert await the_end(database, gone.reservation) is EndReason.SESSION_GONE
     assert len(await live(database)) == 1
+
+
+async def the_end(database: Database, reservation: str) -> EndReason | None:
+    [row] = await database.call("SELECT state_of(%(id)s) AS state", {"id": reservation})
+    return ReservationState.model_validate(row["state"]).reason
 
 
 @pytest.mark.parametrize(
@@ -184,7 +189,7 @@ def test_any_history_is_that_of_the_reference(
 ) -> None:
     async def run() -> None:
         with psycopg.connect(empty_database, autocommit=True) as connection:
-            connection.execute("TRUNCATE device, allocation, answer, reservation")
+            connection.execute("TRUNCATE device, allocation, answer, transition, reservation")
         database = Database(empty_database)
         await database.open()
         await report(database, *DEVICES)
@@ -202,15 +207,15 @@ def test_any_history_is_that_of_the_reference(
                 else:
                     fields: dict[str, Any] = {kind: tuple(value) if kind == "devices" else value}
                     held = await reserve(database, priority=priority, **fields)
-                    names.append(held.state.reservation)
+                    names.append(held.reservation)
                     devices = value if kind == "devices" else None
                     count = len(value) if kind == "devices" else value
                     reference.queue.append((names[-1], Wanted(count, devices, priority)))
                 reference.serve()
                 await serve(database)
                 actual = {
-                    held.state.reservation: frozenset(d.device for d in held.state.devices)
-                    for held in await database.transaction(reservations.live_reservations)
+                    held.reservation: frozenset(d.device for d in held.devices)
+                    for held in await live(database)
                 }
                 expected = {name: wanted.held for name, wanted in reference.active.items()}
                 assert actual == expected | {name: frozenset() for name, _ in reference.queue}

@@ -3,42 +3,39 @@ import re
 from typing import Any
 
 import psycopg
-import psycopg.rows
 import pytest
 
-from icefarm_control import reservations
+from icefarm_control.asked import Asked, carry_out
 from icefarm_control.database import Database
 from icefarm_control.inventory import Inventory, Reports
-from icefarm_control.refusal import RefusedError
-from icefarm_control.reservations import Held
+from icefarm_control.refusals import RefusedError
 from icefarm_schemas import (
     DeviceStatus,
     EndReason,
     ErrorCode,
     ExtendRequest,
     OnSessionEnd,
+    Operation,
     ReleaseRequest,
+    Reply,
+    ReservationState,
     ReservationStatus,
     ReserveRequest,
 )
 
-from .conftest import a_device, report
+from .conftest import a_device, ask_about, live, report, reserve
 
 
-async def reserve(database: Database, client: str = "ann", **fields: Any) -> Held:
-    request = ReserveRequest(behaviour=fields.pop("behaviour", "pulsecount"), **fields)
-    return await database.transaction(
-        lambda cursor: reservations.reserve(cursor, client, "s", request)
-    )
+async def release(
+    database: Database, held: ReservationState, client: str = "ann"
+) -> ReservationState:
+    request = ReleaseRequest(reservations=(held.reservation,))
+    [state] = await ask_about(database, Operation.RELEASE, request, client=client)
+    return state
 
 
-async def release(database: Database, held: Held, client: str = "ann") -> Held:
-    request = ReleaseRequest(reservation=held.state.reservation)
-    return await database.transaction(lambda cursor: reservations.release(cursor, client, request))
-
-
-def names(held: Held) -> list[str]:
-    return [device.device for device in held.state.devices]
+def names(held: ReservationState) -> list[str]:
+    return [device.device for device in held.devices]
 
 
 async def refused(code: ErrorCode, database: Database, **fields: Any) -> RefusedError:
@@ -52,17 +49,17 @@ async def test_boards_are_reserved_and_given_back(database: Database) -> None:
     await report(database, "a", "b", "c")
     first = await reserve(database, count=2)
     assert names(first) == ["a", "b"]
-    assert first.state.status is ReservationStatus.ACTIVE
+    assert first.status is ReservationStatus.ACTIVE
     second = await reserve(database, devices=("c",))
     refusal = await refused(ErrorCode.NOT_AVAILABLE, database, count=1)
     assert str(refusal) == "not enough boards with 'pulsecount': 1 asked for, 0 of 3 free"
     ended = await release(database, first)
-    assert ended.state.status is ReservationStatus.ENDED
-    assert ended.state.reason is EndReason.RELEASED
+    assert ended.status is ReservationStatus.ENDED
+    assert ended.reason is EndReason.RELEASED
     assert names(await reserve(database, count=2)) == ["a", "b"]
-    live = await database.transaction(reservations.live_reservations)
-    assert second in live
-    assert first not in live
+    now = await live(database)
+    assert second in now
+    assert first not in now
 
 
 async def test_all_or_nothing(database: Database) -> None:
@@ -98,44 +95,51 @@ async def test_only_the_holder_may_extend_or_release(database: Database) -> None
     held = await reserve(database, count=1)
     with pytest.raises(RefusedError, match="held by somebody else, not by 'bob'"):
         await release(database, held, client="bob")
-    request = ExtendRequest(reservation=held.state.reservation, duration=7200)
-    longer = await database.transaction(lambda c: reservations.extend(c, "ann", request))
-    assert longer.state.expires_at is not None
-    assert held.state.expires_at is not None
-    assert (longer.state.expires_at - held.state.expires_at).total_seconds() > 3000
+    request = ExtendRequest(reservations=(held.reservation,), duration=7200)
+    [longer] = await ask_about(database, Operation.EXTEND, request)
+    assert longer.expires_at is not None
+    assert held.expires_at is not None
+    assert (longer.expires_at - held.expires_at).total_seconds() > 3000
     await release(database, held)
     with pytest.raises(RefusedError, match="is over: released"):
         await release(database, held)
     with pytest.raises(RefusedError, match="is over: released"):
-        await database.transaction(lambda c: reservations.extend(c, "ann", request))
+        await ask_about(database, Operation.EXTEND, request)
     with pytest.raises(RefusedError, match="there is no reservation 'x'"):
-        await database.transaction(
-            lambda c: reservations.release(c, "ann", ReleaseRequest(reservation="x"))
-        )
+        await ask_about(database, Operation.RELEASE, ReleaseRequest(reservations=("x",)))
+
+
+async def look_at_time(database: Database) -> float | None:
+    [row] = await database.call("SELECT look_at_time() AS seconds")
+    seconds: float | None = row["seconds"]
+    return seconds
+
+
+async def state_of(database: Database, held: ReservationState) -> ReservationState:
+    [row] = await database.call("SELECT state_of(%(id)s) AS state", {"id": held.reservation})
+    return ReservationState.model_validate(row["state"])
 
 
 async def test_a_lease_that_is_over_ends_its_reservation(database: Database) -> None:
     await report(database, "a", "b")
     short = await reserve(database, count=1, duration=0.01)
-    long = await reserve(database, count=1)
+    long = await reserve(database, count=1, duration=2400)
     await asyncio.sleep(0.02)
-    [ended] = await database.transaction(reservations.end_expired)
-    assert ended.state.reservation == short.state.reservation
-    assert ended.state.reason is EndReason.EXPIRED
-    assert await database.transaction(reservations.live_reservations) == [long]
-    seconds = await database.transaction(reservations.seconds_to_next_expiry)
+    seconds = await look_at_time(database)
+    assert (await state_of(database, short)).reason is EndReason.EXPIRED
+    assert await live(database) == [long]
+    # The next is the warning, five minutes before the end.
     assert seconds is not None
-    assert 3590 < seconds <= 3600
+    assert 2090 < seconds <= 2100
 
 
 async def test_the_end_of_a_session_ends_what_it_did_not_keep(database: Database) -> None:
     await report(database, "a", "b")
-    await reserve(database, count=1)
+    held = await reserve(database, count=1)
     kept = await reserve(database, count=1, on_session_end=OnSessionEnd.KEEP)
-    assert await database.transaction(reservations.sessions_that_matter) == {("ann", "s")}
-    [ended] = await database.transaction(lambda c: reservations.end_session(c, "ann", "s"))
-    assert ended.state.reason is EndReason.SESSION_GONE
-    assert await database.transaction(reservations.live_reservations) == [kept]
+    await database.call("SELECT end_session('ann', 's')")
+    assert (await state_of(database, held)).reason is EndReason.SESSION_GONE
+    assert await live(database) == [kept]
 
 
 async def test_a_held_device_that_is_gone_is_forgotten_with_its_reservation(
@@ -152,41 +156,48 @@ async def test_a_held_device_that_is_gone_is_forgotten_with_its_reservation(
     await refused(ErrorCode.NO_SUCH_DEVICE, database, devices=("a",))
 
 
-async def test_many_connections_never_give_a_device_twice(
+async def test_many_processes_never_give_a_device_twice(
     database: Database, database_url: str
 ) -> None:
-    """Without the control process in between: the database alone guarantees it."""
+    """Each with a connection of its own and several requests in one transaction."""
     await report(database, *(f"d{n}" for n in range(6)))
     held_now: set[str] = set()
     granted = 0
 
     async def contend(client: str) -> None:
         nonlocal granted
-        async with await psycopg.AsyncConnection.connect(
-            database_url, autocommit=True, row_factory=psycopg.rows.dict_row
-        ) as connection:
-            for _ in range(40):
-                try:
-                    async with connection.transaction(), connection.cursor() as cursor:
-                        held = await reservations.reserve(
-                            cursor, client, "s", ReserveRequest(behaviour="pulsecount", count=2)
-                        )
-                except RefusedError:
-                    await asyncio.sleep(0.001)
-                    continue
-                devices = set(names(held))
-                assert not devices & held_now
-                held_now.update(devices)
-                granted += 1
-                await asyncio.sleep(0)
-                held_now.difference_update(devices)
-                async with connection.transaction(), connection.cursor() as cursor:
-                    request = ReleaseRequest(reservation=held.state.reservation)
-                    await reservations.release(cursor, client, request)
+        own = Database(database_url)
+        await own.open()
+        for round_ in range(30):
+            replies = await carry_out(
+                own,
+                [
+                    Asked(
+                        client,
+                        "s",
+                        f"{round_}-{n}".encode(),
+                        Operation.RESERVE,
+                        ReserveRequest(behaviour="pulsecount", count=1 + n),
+                    )
+                    for n in range(2)
+                ],
+            )
+            for reply in map(Reply.model_validate_json, filter(None, replies)):
+                for held in reply.reservations or ():
+                    devices = set(names(held))
+                    assert not devices & held_now
+                    held_now.update(devices)
+                    granted += 1
+            await asyncio.sleep(0)
+            for held in await live(own):
+                if held.client == client:
+                    held_now.difference_update(names(held))
+                    await release(own, held, client)
+        await own.close()
 
-    await asyncio.gather(*(contend(f"client-{n}") for n in range(8)))
-    assert granted > 20
-    assert await database.transaction(reservations.live_reservations) == []
+    await asyncio.gather(*(contend(f"client-{n}") for n in range(6)))
+    assert granted > 60
+    assert await live(database) == []
 
 
 async def test_a_second_live_allocation_of_a_device_is_impossible(database: Database) -> None:
@@ -202,6 +213,8 @@ async def test_a_second_live_allocation_of_a_device_is_impossible(database: Data
                     FROM reservation
                     RETURNING id
                 )
-                INSERT INTO allocation SELECT id, 'pi', 'a', now() FROM r
+                INSERT INTO allocation
+                    (reservation, agent, device, behaviour, arguments, started_at)
+                SELECT id, 'pi', 'a', 'pulsecount', '{}', now() FROM r
                 """
             )

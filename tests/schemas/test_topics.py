@@ -120,7 +120,7 @@ def test_a_topic_outside_the_contract_is_refused(text: str) -> None:
         (
             t.RequestTopic("c", "s", "release"),
             b"{" + b",".join(b'"%d":1' % n for n in range(1000)) + b"}",
-            "reservation: Field required; 0: Extra .* and 996 more",
+            "0: Extra .* and 995 more",
         ),
         (
             t.SessionStateTopic("c", "s"),
@@ -129,7 +129,7 @@ def test_a_topic_outside_the_contract_is_refused(text: str) -> None:
         ),
         (t.RequestTopic("c", "s", "steal"), b"{}", "no operation 'steal'; there are reserve"),
         (t.EvaluateTopic("r", "c", "s", "e"), bytes(MAX_PAYLOAD_BYTES + 1), "4,194,304 are all"),
-        (t.RepliesTopic("c", "s"), b"{}", "either a reservation or an error"),
+        (t.RepliesTopic("c", "s"), b"{}", "one of reservations, history"),
         (t.AgentStateTopic("a"), b'{"status":"asleep"}', "status: Input should be"),
         (
             t.DeviceStateTopic("a", "d"),

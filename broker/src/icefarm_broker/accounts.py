@@ -16,6 +16,8 @@ from icefarm_schemas.topics import (
     DEFAULT_ROOT,
     AgentStateTopic,
     AssignmentTopic,
+    AvailabilityTopic,
+    ControlProcessTopic,
     ControlStateTopic,
     DeviceStateTopic,
     EvaluateTopic,
@@ -57,6 +59,8 @@ def rules(role: Role, name: str, root: str = DEFAULT_ROOT) -> list[tuple[str, st
     if role is Role.CONTROL:
         return [
             ("readwrite", ControlStateTopic.pattern(root)),
+            ("readwrite", ControlProcessTopic.pattern(root)),
+            ("readwrite", AvailabilityTopic.pattern(root)),
             ("read", AgentStateTopic.pattern(root)),
             ("read", DeviceStateTopic.pattern(root)),
             ("readwrite", AssignmentTopic.pattern(root)),
@@ -64,6 +68,7 @@ def rules(role: Role, name: str, root: str = DEFAULT_ROOT) -> list[tuple[str, st
             ("readwrite", SessionStateTopic.pattern(root)),
             ("read", RequestTopic.pattern(root)),
             ("write", RepliesTopic.pattern(root)),
+            ("write", EventsTopic.pattern(root)),
             ("readwrite", ReservationStateTopic.pattern(root)),
         ]
     if role is Role.AGENT:
@@ -78,6 +83,7 @@ def rules(role: Role, name: str, root: str = DEFAULT_ROOT) -> list[tuple[str, st
     if role is Role.CLIENT:
         return [
             ("read", ControlStateTopic.pattern(root)),
+            ("read", AvailabilityTopic.pattern(root)),
             ("read", AgentStateTopic.pattern(root)),
             ("read", DeviceStateTopic.pattern(root)),
             ("read", ReservationStateTopic.pattern(root)),

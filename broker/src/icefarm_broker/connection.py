@@ -177,7 +177,7 @@ class Connection:
             NobodyListensError: nobody has subscribed to it, and it is not retained.
             PublishRefusedError: it is too large, or the broker gave another reason.
         """
-        payload = message if isinstance(message, bytes) else message.encode()
+        payload = _payload(message)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise PublishRefusedError(
                 f"{len(payload):,} bytes are too many for one message; {MAX_PAYLOAD_BYTES:,} fit"
@@ -360,9 +360,9 @@ class Connection:
             self._deliver,
             will=Outgoing(
                 topic=presence.topic.build(self.root),
-                payload=presence.will.encode(),
+                payload=_payload(presence.will),
                 retain=True,
-                content_type=CONTENT_TYPE,
+                content_type=CONTENT_TYPE if presence.will else None,
                 will_delay=presence.will_delay,
             ),
             clean_start=self._clean_start,
@@ -412,3 +412,7 @@ class Connection:
             await mqtt.publish_and_confirm(birth)
             await mqtt.unsubscribe_from([birth.topic])
         return synced
+
+
+def _payload(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.encode()

@@ -51,12 +51,12 @@ class PresenceMessages:
     """What tells others that a part is there: its birth, and the will for when it is not.
 
     `will_delay` is in seconds. The `farewell` is said at a clean end, at which the broker does not
-    publish the will; empty bytes remove the state. The birth's topic is where the part's own state
-    is retained.
+    publish the will; empty bytes, of either, remove the state. The birth's topic is where the
+    part's own state is retained.
     """
 
     topic: Topic
     birth: Message
-    will: Message
+    will: Message | bytes
     will_delay: float = 0
     farewell: Message | bytes | None = None

@@ -24,6 +24,8 @@ class Requester:
             listens, is not given where somebody watches all topics.
         attempt: seconds after which a request without a reply is sent again; control repeats
             the answer of a request that it has already carried out, so that is harmless.
+
+    Where control was there before, it is given the time to come back: it may be restarting.
     """
 
     def __init__(
@@ -33,12 +35,13 @@ class Requester:
         session: str,
         is_served: Callable[[], bool],
         *,
-        attempt: float = 5,
+        attempt: float = 2,
     ) -> None:
         self._connection = connection
         self._client, self._session = client, session
         self._is_served = is_served
         self._attempt = attempt
+        self._was_served = False
         self._waiting: dict[bytes, asyncio.Future[Reply]] = {}
         self.replies = RepliesTopic(client, session)
 
@@ -55,25 +58,24 @@ class Requester:
         correlation = secrets.token_hex(8).encode()
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[correlation] = answer
+        self._was_served = self._was_served or self._is_served()
+        returns_until = time.monotonic() + (_RETURN_OF_CONTROL if self._was_served else 0)
         try:
             async with asyncio.timeout(timeout):
                 while True:
                     try:
-                        if not self._is_served():
-                            raise NobodyListensError("control is offline")
                         await self._connection.publish(
                             topic, message, response_topic=self.replies, correlation=correlation
                         )
+                        done, _ = await asyncio.wait([answer], timeout=self._attempt)
+                        if done:
+                            return answer.result()
+                        if not self._is_served():
+                            raise NobodyListensError("control is offline")
                     except NobodyListensError:
-                        # After a restart of the broker, control may come back after this session.
-                        since = self._connection.reconnected_at
-                        if since is None or time.monotonic() - since > _RETURN_OF_CONTROL:
+                        if time.monotonic() > returns_until:
                             raise
                         await asyncio.sleep(_PAUSE)
-                        continue
-                    done, _ = await asyncio.wait([answer], timeout=self._attempt)
-                    if done:
-                        return answer.result()
         except TimeoutError:
             raise RequestTimedOutError(
                 f"no reply to {operation} within {timeout:g} s; control may be overloaded or "

@@ -3,61 +3,47 @@
 import asyncio
 import getpass
 import logging
-import secrets
-from collections.abc import Coroutine, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import ValidationError
-
 from icefarm.async_reservation import AsyncReservation
 from icefarm.errors import (
-    FarmError,
     InvalidRequestError,
-    NoSuchReservationError,
     NotAvailableError,
-    NotHolderError,
-    ReservationEndedError,
+    TimedOutError,
     from_broker,
-    from_error,
 )
+from icefarm.requests import make, reserve_request, selection
+from icefarm.reserving import Reserving
+from icefarm.session import Session
 from icefarm.view import Agent, Board, View
 from icefarm_broker import (
     BrokerAddress,
-    BrokerError,
-    Connection,
-    Invalid,
-    PresenceMessages,
-    Received,
-    Requester,
-    Synced,
+    NobodyListensError,
 )
 from icefarm_schemas import (
+    DEFAULT_DEVICE_GRACE,
     DEFAULT_DURATION,
-    AgentState,
-    EndReason,
+    Availability,
+    ChangeRequest,
     ExtendRequest,
+    HistoryRequest,
     Message,
-    OnSessionEnd,
     Operation,
-    Presence,
     ReleaseRequest,
     ReservationState,
     ReservationStatus,
-    ReserveRequest,
-    SessionState,
+    Transition,
+    Usage,
+    UsageRequest,
     check_name,
-    utc_now,
 )
 from icefarm_schemas.topics import (
     AgentStateTopic,
-    ControlStateTopic,
     DeviceStateTopic,
-    EventsTopic,
-    RepliesTopic,
     ReservationStateTopic,
-    SessionStateTopic,
 )
 
 DEFAULT_GRACE = 10.0
@@ -65,6 +51,7 @@ DEFAULT_GRACE = 10.0
 _PATIENCE = 3.0
 """Seconds for the first connection."""
 _REQUEST_TIMEOUT = 30.0
+_ASK_AGAIN = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -94,48 +81,14 @@ class AsyncClient:
             raise InvalidRequestError(str(error)) from error
         except (KeyError, OSError) as error:
             raise InvalidRequestError("this machine's user has no name; give a name") from error
-        self.session = secrets.token_hex(4)
         self._grace = grace
 
     async def __aenter__(self) -> Self:
-        root = self._address.root
-        names = {"client": self.name, "session": self.session}
-        self._connection = Connection(
-            self._address,
-            f"client-{self.name}-{self.session}",
-            PresenceMessages(
-                SessionStateTopic(self.name, self.session),
-                SessionState(status=Presence.ONLINE, grace=self._grace, since=utc_now()),
-                SessionState(status=Presence.OFFLINE),
-                will_delay=self._grace,
-                farewell=b"",
-            ),
-            subscriptions=[
-                RepliesTopic.pattern(root, **names),
-                EventsTopic.pattern(root, **names),
-                ControlStateTopic.pattern(root),
-            ],
-            session_expiry=self._grace,
-            patience=_PATIENCE,
-        )
-        self._view = View()
-        self._requester = Requester(
-            self._connection, self.name, self.session, lambda: self._view.is_served
-        )
-        self._synced = asyncio.Event()
+        self._session = Session(self._address, self.name, self._grace)
         self._reservations: dict[str, AsyncReservation] = {}
         self._sees_all = False
         self._told = -1
-        try:
-            await self._connection.__aenter__()
-        except BrokerError as error:
-            raise from_broker(error) from error
-        self._listener = asyncio.create_task(self._listen(), name="icefarm listener")
-        try:
-            await self._while_listening(self._synced.wait())
-        except BaseException:
-            await self.__aexit__(None, None, None)
-            raise
+        await self._session.open()
         return self
 
     async def __aexit__(
@@ -145,9 +98,16 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         """End the session; what it reserved without `keep` is released by that."""
-        self._listener.cancel()
-        await asyncio.gather(self._listener, return_exceptions=True)
-        await self._connection.__aexit__(kind, error, traceback)
+        await self._session.close()
+
+    @property
+    def session(self) -> str:
+        """The id of this process in the farm."""
+        return self._session.id
+
+    @property
+    def _view(self) -> View:
+        return self._session.view
 
     async def boards(self) -> list[Board]:
         """All boards of the farm, by agent and name."""
@@ -170,7 +130,7 @@ class AsyncClient:
         """
         await self._see_all()
         while self._view.version == self._told:
-            await self._while_listening(self._view.changed())
+            await self._session.while_listening(self._view.changed())
         self._told = self._view.version
 
     def reserve(
@@ -179,23 +139,30 @@ class AsyncClient:
         *,
         behaviour: str = "pulsecount",
         boards: Sequence[str] | None = None,
+        product: str | None = None,
+        labels: dict[str, str] | None = None,
         arguments: dict[str, Any] | None = None,
         duration: float = DEFAULT_DURATION,
         keep: bool = False,
         wait: float | None = None,
         priority: int = 0,
-    ) -> "Reserving":
+        board_grace: float = DEFAULT_DEVICE_GRACE,
+    ) -> Reserving:
         """Reserve boards and wait until they are ready: `async with` releases them at its end.
 
         Args:
             count: how many, of any that offer the behaviour; 1 when no boards are named.
             boards: exactly these, by name.
+            product: only boards of this product.
+            labels: only boards that have these labels.
             arguments: for the behaviour; `variance` takes `waveform: true`.
             duration: seconds until the lease ends unless it is extended.
             keep: hold the boards until they are released or the lease ends, even when this
                 process has ended.
             wait: seconds to queue for boards that are not free; otherwise it is an error.
             priority: from -10 to 10; higher ones are served first, equal ones as they came.
+            board_grace: seconds for which a board may be away, with its agent or unplugged,
+                before it counts as lost.
 
         Raises (when awaited or entered):
             NotAvailableError: not enough of them are free, or were within `wait` seconds.
@@ -204,41 +171,32 @@ class AsyncClient:
             BoardLostError: a board could not be made ready; all are released.
             ControlOfflineError: nobody answers requests.
         """
-        try:
-            request = ReserveRequest(
-                behaviour=behaviour,
-                count=1 if count is None and boards is None else count,
-                devices=None if boards is None else tuple(boards),
-                arguments=arguments or {},
-                duration=duration,
-                on_session_end=OnSessionEnd.KEEP if keep else OnSessionEnd.RELEASE,
-                wait=wait,
-                priority=priority,
-            )
-        except ValidationError as error:
-            raise _invalid(error) from error
-        return Reserving(self, request)
+        request = reserve_request(
+            count,
+            behaviour=behaviour,
+            boards=boards,
+            product=product,
+            labels=labels,
+            arguments=arguments,
+            duration=duration,
+            keep=keep,
+            wait=wait,
+            priority=priority,
+            board_grace=board_grace,
+        )
+        return Reserving(self, self._session, request)
 
-    async def find_reservation(self, reservation: str) -> "AsyncReservation":
-        """One of your reservations, perhaps made by another process with `keep`.
+    async def find_reservation(self, reservation: str) -> AsyncReservation:
+        """Take over one of your reservations, perhaps made by another process with `keep`.
+
+        From now on this session is told what happens to it.
 
         Raises:
-            NoSuchReservationError: it is over, or never was.
+            NoSuchReservationError, ReservationEndedError: it never was, or is over.
             NotHolderError: it is somebody else's.
             NotAvailableError: it is still queued.
         """
-        try:
-            topic = ReservationStateTopic(reservation)
-        except ValueError as error:
-            raise InvalidRequestError(str(error)) from error
-        await self._subscribe_and_sync(topic.build(self._address.root))
-        state = self._view.reservations.get(reservation)
-        if state is None:
-            raise NoSuchReservationError(f"there is no live reservation {reservation!r}")
-        if state.client != self.name:
-            raise NotHolderError(
-                f"the reservation {reservation!r} is held by {state.client!r}, not by {self.name!r}"
-            )
+        state = await self._session.take_over(reservation)
         if state.status is ReservationStatus.QUEUED:
             raise NotAvailableError(
                 f"the reservation {reservation!r} is still queued, at position {state.position}"
@@ -246,83 +204,134 @@ class AsyncClient:
         return await self._open(state)
 
     async def extend(
-        self, reservation: str, duration: float = DEFAULT_DURATION
-    ) -> ReservationState:
-        """Let a reservation's lease end `duration` seconds from now.
+        self,
+        *reservations: str,
+        boards: Sequence[str] | None = None,
+        everything: bool = False,
+        duration: float = DEFAULT_DURATION,
+    ) -> list[ReservationState]:
+        """Let leases end `duration` seconds from now.
+
+        Those of reservations, of the reservations that boards are in, or of everything you hold.
+        Where one that is named cannot be extended, none is.
 
         Raises:
             ReservationEndedError, NoSuchReservationError, NotHolderError, LimitExceededError.
         """
-        try:
-            request = ExtendRequest(reservation=reservation, duration=duration)
-        except ValidationError as error:
-            raise _invalid(error) from error
-        return await self._request(Operation.EXTEND, request)
+        chosen = selection(reservations, boards, everything)
+        return await self._request(
+            Operation.EXTEND, make(ExtendRequest, **chosen, duration=duration)
+        )
 
-    async def release(self, reservation: str) -> ReservationState:
-        """Give back a reservation's boards.
+    async def release(
+        self,
+        *reservations: str,
+        boards: Sequence[str] | None = None,
+        everything: bool = False,
+    ) -> list[ReservationState]:
+        """Give boards back: those of reservations, some boards, or everything you hold.
+
+        A reservation keeps its other boards when some are named. Where one that is named cannot
+        be given back, none is.
 
         Raises:
             ReservationEndedError, NoSuchReservationError, NotHolderError.
         """
-        try:
-            request = ReleaseRequest(reservation=reservation)
-        except ValidationError as error:
-            raise _invalid(error) from error
-        return await self._request(Operation.RELEASE, request)
+        chosen = selection(reservations, boards, everything)
+        return await self._request(Operation.RELEASE, make(ReleaseRequest, **chosen))
 
-    async def _request(self, operation: Operation, message: Message) -> ReservationState:
-        try:
-            reply = await self._requester.request(operation, message, timeout=_REQUEST_TIMEOUT)
-        except BrokerError as error:
-            raise from_broker(error) from error
-        if reply.error is not None:
-            raise from_error(reply.error)
-        assert reply.reservation is not None  # A reply has one or the other.
-        return reply.reservation
+    async def change(
+        self,
+        *reservations: str,
+        behaviour: str,
+        boards: Sequence[str] | None = None,
+        everything: bool = False,
+        arguments: dict[str, Any] | None = None,
+    ) -> list[ReservationState]:
+        """Let boards do something else, or the same with other arguments, while they stay yours.
 
-    async def _reserve(self, request: ReserveRequest) -> "AsyncReservation":
-        state = await self._request(Operation.RESERVE, request)
-        if state.status is ReservationStatus.QUEUED:
-            state = await self._until_served(state)
-        try:
-            reservation = await self._open(state)
-            await reservation.wait_until_ready()
-        except BaseException:
-            # The reason is worth more than what goes wrong on the way out.
-            with suppress(FarmError):
-                await self.release(state.reservation)
-            raise
-        return reservation
+        Raises:
+            NoSuchBehaviourError: a board does not offer it.
+            ReservationEndedError, NoSuchReservationError, NotHolderError.
+        """
+        chosen = selection(reservations, boards, everything)
+        request = make(ChangeRequest, **chosen, behaviour=behaviour, arguments=arguments or {})
+        return await self._request(Operation.CHANGE, request)
 
-    async def _until_served(self, state: ReservationState) -> ReservationState:
-        """Wait in the queue; leave it when the caller does not wait any longer."""
-        reservation = state.reservation
-        topic = ReservationStateTopic(reservation).build(self._address.root)
-        try:
-            await self._subscribe_and_sync(topic)
-            while True:
-                current = self._view.reservations.get(reservation)
-                if current is not None and current.status is ReservationStatus.ACTIVE:
-                    return current
-                ended = self._view.ended.get(reservation)
-                if ended is not None:
-                    raise _not_served(ended)
-                await self._while_listening(self._view.changed())
-        except BaseException:
-            with suppress(FarmError):
-                await self.release(reservation)
-            await self._connection.unsubscribe(topic)
-            raise
+    async def availability(self) -> Availability:
+        """How many boards are free, of how many, by behaviour and by product.
 
-    async def _open(self, state: ReservationState) -> "AsyncReservation":
-        reservation = AsyncReservation(self, self._connection, self._view, state)
+        Raises:
+            ControlOfflineError: control has not told.
+        """
+        if self._view.availability is None:
+            raise from_broker(NobodyListensError("control has not told what is available"))
+        return self._view.availability
+
+    async def wait_until_available(
+        self, count: int = 1, *, behaviour: str = "pulsecount", timeout: float | None = None
+    ) -> None:
+        """Return when so many boards with a behaviour are free; somebody else may be faster then.
+
+        To be sure of them, queue: `reserve(..., wait=...)`.
+
+        Raises:
+            TimedOutError: they were not within `timeout` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while self._available(behaviour) < count:
+                    await self._session.while_listening(self._view.changed())
+        except TimeoutError:
+            raise TimedOutError(
+                f"{self._available(behaviour)} boards with {behaviour!r} are free after "
+                f"{timeout:g} s, not {count}"
+            ) from None
+
+    def _available(self, behaviour: str) -> int:
+        counts = self._view.availability.behaviours if self._view.availability else {}
+        return counts[behaviour].available if behaviour in counts else 0
+
+    async def history(
+        self,
+        *,
+        client: str | None = None,
+        board: str | None = None,
+        reservation: str | None = None,
+        since: datetime | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Transition]:
+        """What happened to reservations, newest first; `before` is a number of one of them."""
+        request = make(
+            HistoryRequest,
+            client=client,
+            device=board,
+            reservation=reservation,
+            since=since,
+            before=before,
+            limit=limit,
+        )
+        return list((await self._session.ask(Operation.HISTORY, request)).history or ())
+
+    async def usage(self, *, since: datetime | None = None, until: datetime | None = None) -> Usage:
+        """How long boards were held, by client and by board."""
+        request = make(UsageRequest, since=since, until=until)
+        return (await self._session.ask(Operation.USAGE, request)).usage or Usage()
+
+    async def _request(self, operation: Operation, message: Message) -> list[ReservationState]:
+        return list((await self._session.ask(operation, message)).reservations or ())
+
+    async def _open(self, state: ReservationState) -> AsyncReservation:
+        reservation = AsyncReservation(self, self._session, state)
         self._reservations[state.reservation] = reservation
-        await self._subscribe_and_sync(*self._topics(state))
+        self._session.follow(state.reservation, reservation)
+        await self._session.subscribe(*self._topics(state))
         return reservation
 
     async def _close(self, state: ReservationState) -> None:
         self._reservations.pop(state.reservation, None)
+        self._session.unfollow(state.reservation)
         if self._sees_all:
             return
         # Another reservation may have boards of the same agent.
@@ -331,10 +340,10 @@ class AsyncClient:
         }
         unneeded = [topic for topic in self._topics(state) if topic not in needed]
         if unneeded:
-            await self._connection.unsubscribe(*unneeded)
+            await self._session.connection.unsubscribe(*unneeded)
 
     def _topics(self, state: ReservationState) -> list[str]:
-        root = self._address.root
+        root = self._session.root
         agents = {device.agent for device in state.devices}
         return [
             ReservationStateTopic(state.reservation).build(root),
@@ -344,90 +353,8 @@ class AsyncClient:
 
     async def _see_all(self) -> None:
         if not self._sees_all:
-            root = self._address.root
-            await self._subscribe_and_sync(
+            root = self._session.root
+            await self._session.subscribe(
                 AgentStateTopic.pattern(root), DeviceStateTopic.pattern(root)
             )
             self._sees_all = True
-
-    async def _subscribe_and_sync(self, *filters: str) -> None:
-        try:
-            await self._while_listening(self._connection.subscribe_and_sync(*filters))
-        except BrokerError as error:
-            raise from_broker(error) from error
-
-    async def _while_listening(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Wait for what only the listener can bring about, unless it has failed."""
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait([task, self._listener], return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                self._listener.result()
-        finally:
-            task.cancel()
-        await task
-
-    async def _listen(self) -> None:
-        async for happening in self._connection:
-            match happening:
-                case Synced():
-                    self._synced.set()
-                case Received(EventsTopic(), event):
-                    reservation = self._reservations.get(event.reservation)
-                    if reservation is not None:
-                        reservation.take(event)
-                    else:
-                        log.info("an event of a reservation that is over: %s", event)
-                case Received():
-                    if not self._requester.receive(happening):
-                        self._view.observe(happening)
-                        self._send_again_to(happening)
-                case Invalid(_, why, delivery):
-                    log.warning("ignored a message on %s: %s", delivery.topic, why)
-
-    def _send_again_to(self, received: Received) -> None:
-        """Whenever an agent says that it is there, it or this client may have been away."""
-        match received:
-            case Received(AgentStateTopic(agent), AgentState(status=Presence.ONLINE)):
-                for held in self._reservations.values():
-                    held.send_again(agent)
-
-
-class Reserving:
-    """A reservation on its way: await it, or enter it with `async with`."""
-
-    def __init__(self, client: AsyncClient, request: ReserveRequest) -> None:
-        self._client, self._request = client, request
-
-    def __await__(self) -> Generator[Any, None, "AsyncReservation"]:
-        return self._client._reserve(self._request).__await__()
-
-    async def __aenter__(self) -> "AsyncReservation":
-        self._reservation = await self
-        return self._reservation
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._reservation.__aexit__(kind, error, traceback)
-
-
-def _not_served(ended: ReservationState) -> FarmError:
-    if ended.reason is EndReason.NOT_SERVED:
-        return NotAvailableError("there were not enough free boards for as long as was waited")
-    why = ended.reason.replace("_", " ") if ended.reason else "while this client was away"
-    return ReservationEndedError(f"the reservation {ended.reservation} left the queue: {why}")
-
-
-def _invalid(error: ValidationError) -> InvalidRequestError:
-    return InvalidRequestError(
-        "; ".join(
-            ".".join(map(str, fault["loc"]))
-            + ": " * bool(fault["loc"])
-            + fault["msg"].removeprefix("Value error, ")
-            for fault in error.errors(include_url=False)
-        )
-    )

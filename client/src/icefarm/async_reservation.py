@@ -1,26 +1,28 @@
 """Boards that are held: used for evaluations, kept longer, given back."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from icefarm.errors import BoardLostError, ReservationEndedError, TimedOutError
 from icefarm.evaluating import Evaluating
 from icefarm.results import Result, Source
-from icefarm.view import View
-from icefarm_broker import Connection
+from icefarm.session import Session
 from icefarm_schemas import (
     DEFAULT_DURATION,
     CommandRefused,
-    DeviceStatus,
+    DeviceFailed,
     EvaluationFinished,
     ReservationState,
 )
 
 if TYPE_CHECKING:
     from icefarm.async_client import AsyncClient
+
+BoardKey = tuple[str, str]
+"""Agent and board."""
 
 _READY_TIMEOUT = 120.0
 """Seconds; far more than flashing a board twice takes."""
@@ -31,35 +33,43 @@ class AsyncReservation:
 
     Attributes:
         id: what the CLI and topics call it.
-        boards: the names of its boards.
-        behaviour: what its boards do.
-        expires_at: when the lease ends unless it is extended, in UTC.
     """
 
-    def __init__(
-        self, client: "AsyncClient", connection: Connection, view: View, state: ReservationState
-    ) -> None:
+    def __init__(self, client: "AsyncClient", session: Session, state: ReservationState) -> None:
         self._client = client
-        self._connection = connection
-        self._view = view
-        self._state = state
+        self._session = session
+        self._view = session.view
+        self._first_state = state
         self.id = state.reservation
-        self.boards = tuple(device.device for device in state.devices)
-        self.behaviour = state.behaviour
+        self.failures: dict[BoardKey, DeviceFailed] = {}
+        """Why boards were taken out of it, by agent and board."""
+        # The boards of which a loss has not been told to the caller.
+        self._expected = {(device.agent, device.device) for device in state.devices}
         self._released = False
         self._evaluating: Evaluating | None = None
 
     @property
-    def expires_at(self) -> datetime:
-        """When the lease ends, in UTC."""
-        if self._state.expires_at is None:
-            raise RuntimeError("the reservation is still queued, so its lease has not begun")
-        return self._state.expires_at
-
-    @property
     def state(self) -> ReservationState:
         """As control told it last."""
-        return self._state
+        return self._view.reservations.get(self.id, self._first_state)
+
+    @property
+    def boards(self) -> tuple[str, ...]:
+        """The names of its boards; those that were lost or given back are not among them."""
+        return tuple(device.device for device in self.state.devices)
+
+    @property
+    def behaviour(self) -> str:
+        """What its boards do, unless that was changed for single ones."""
+        return self.state.behaviour
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the lease ends unless it is extended, in UTC."""
+        expires_at = self.state.expires_at
+        if expires_at is None:
+            raise RuntimeError("the reservation is still queued, so its lease has not begun")
+        return expires_at
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,10 +87,10 @@ class AsyncReservation:
             return
 
     async def wait_until_ready(self, timeout: float = _READY_TIMEOUT) -> None:
-        """Return when all boards do what they were reserved for.
+        """Return when all boards do what they were reserved for, or were changed to.
 
         Raises:
-            BoardLostError: one of them cannot.
+            BoardLostError: one of them was lost meanwhile.
             ReservationEndedError: the reservation is over.
             TimedOutError: they took more than `timeout` seconds.
         """
@@ -94,24 +104,31 @@ class AsyncReservation:
             ) from None
 
     def _all_ready(self) -> bool:
+        devices = self.state.devices
+        lost = self._expected - {(device.agent, device.device) for device in devices}
+        lost |= self._expected & self.failures.keys()
+        self._expected -= lost
+        if lost:
+            raise self.loss_of(min(lost))
         self.check()
-        ready = True
-        for device in self._state.devices:
-            state = self._view.devices.get((device.agent, device.device))
-            if (
-                state is not None
-                and state.reservation == self.id
-                and state.status is DeviceStatus.BROKEN
-            ):
-                raise BoardLostError(f"the board {device.device!r} is broken: {state.detail}")
-            ready = ready and self._view.is_ready(device.agent, device.device, self.id)
-        return ready
+        return all(self._view.is_ready(d.agent, d.device, self.id, d.behaviour) for d in devices)
+
+    def loss_of(self, key: BoardKey) -> BoardLostError:
+        """Why a board is not in the reservation any more."""
+        failure = self.failures.get(key)
+        if failure is None:
+            why = "is not in the reservation any more"
+        elif failure.detail is not None:
+            why = f"is {failure.reason.replace('_', ' ')}: {failure.detail}"
+        else:
+            why = f"is lost: {failure.reason.replace('_', ' ')}"
+        return BoardLostError(f"the board {key[1]!r} {why}")
 
     def check(self) -> None:
         """Raise ReservationEndedError when the reservation is over."""
-        ended = self._view.ended.get(self.id)
-        if ended is not None:
-            why = ended.reason.replace("_", " ") if ended.reason else "while this client was away"
+        if self.id in self._view.ended:
+            reason = self._view.ended[self.id]
+            why = reason.replace("_", " ") if reason else "while this client was away"
             raise ReservationEndedError(f"the reservation {self.id} is over: {why}")
 
     def evaluate(
@@ -125,8 +142,7 @@ class AsyncReservation:
 
         Raises:
             InvalidRequestError: a file cannot be read, or another evaluation is under way.
-            ReservationEndedError: the reservation ended meanwhile.
-            BoardLostError: no board is left.
+            ReservationEndedError: the reservation ended meanwhile; so it does with its last board.
         """
         return self._evaluate(bitstreams, on_every_board)
 
@@ -137,9 +153,7 @@ class AsyncReservation:
             raise RuntimeError(
                 "another evaluate of this reservation is under way; give it all bitstreams"
             )
-        self._evaluating = Evaluating(
-            self, self._connection, self._view, (self._client.name, self._client.session)
-        )
+        self._evaluating = Evaluating(self, self._session)
         try:
             if not self._evaluating.has_boards():
                 # A reservation that was made by a message may still be starting.
@@ -149,9 +163,12 @@ class AsyncReservation:
         finally:
             self._evaluating = None
 
-    def take(self, event: EvaluationFinished | CommandRefused) -> None:
+    def take(self, event: EvaluationFinished | CommandRefused | DeviceFailed) -> None:
         """For the client: an event of this reservation has come."""
-        if self._evaluating is not None:
+        if isinstance(event, DeviceFailed):
+            self.failures[event.agent, event.device] = event
+            self._view.tell()
+        elif self._evaluating is not None:
             self._evaluating.take(event)
 
     def send_again(self, agent: str) -> None:
@@ -166,17 +183,44 @@ class AsyncReservation:
             ReservationEndedError: the reservation is over.
             LimitExceededError: the lease would be too long.
         """
-        self._state = await self._client.extend(self.id, duration)
+        await self._client.extend(self.id, duration=duration)
 
-    async def release(self) -> None:
-        """Give the boards back; a second time does nothing.
+    async def change(
+        self,
+        behaviour: str,
+        *,
+        boards: Sequence[str] | None = None,
+        arguments: dict[str, Any] | None = None,
+    ) -> None:
+        """Let boards, all of them unless named, do something else, and wait until they are ready.
+
+        Raises:
+            NoSuchBehaviourError: one of them does not offer it.
+            NotHolderError: one that is named is not yours.
+            BoardLostError, ReservationEndedError, TimedOutError: see `wait_until_ready`.
+        """
+        await self._client.change(
+            *([self.id] if boards is None else []),
+            boards=boards,
+            behaviour=behaviour,
+            arguments=arguments,
+        )
+        await self.wait_until_ready()
+
+    async def release(self, boards: Sequence[str] | None = None) -> None:
+        """Give boards back, all of them unless named; all of them a second time does nothing.
 
         Raises:
             ReservationEndedError: the reservation had ended before.
+            NotHolderError: a board that is named is not yours.
         """
-        if not self._released:
+        if boards is not None:
+            self._expected = {key for key in self._expected if key[1] not in boards}
+            await self._client.release(boards=boards)
+        elif not self._released:
             self._released = True
+            state = self.state
             try:
                 await self._client.release(self.id)
             finally:
-                await self._client._close(self._state)
+                await self._client._close(state)

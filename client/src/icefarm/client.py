@@ -14,7 +14,14 @@ from icefarm.async_client import DEFAULT_GRACE, AsyncClient
 from icefarm.async_reservation import AsyncReservation
 from icefarm.results import Result, Source
 from icefarm.view import Agent, Board
-from icefarm_schemas import DEFAULT_DURATION, ReservationState
+from icefarm_schemas import (
+    DEFAULT_DEVICE_GRACE,
+    DEFAULT_DURATION,
+    Availability,
+    ReservationState,
+    Transition,
+    Usage,
+)
 
 _Result = TypeVar("_Result")
 
@@ -125,11 +132,14 @@ class Client:
         *,
         behaviour: str = "pulsecount",
         boards: Sequence[str] | None = None,
+        product: str | None = None,
+        labels: dict[str, str] | None = None,
         arguments: dict[str, Any] | None = None,
         duration: float = DEFAULT_DURATION,
         keep: bool = False,
         wait: float | None = None,
         priority: int = 0,
+        board_grace: float = DEFAULT_DEVICE_GRACE,
     ) -> "Reservation":
         """Reserve boards and wait until they are ready. See `AsyncClient.reserve`."""
 
@@ -138,11 +148,14 @@ class Client:
                 count,
                 behaviour=behaviour,
                 boards=boards,
+                product=product,
+                labels=labels,
                 arguments=arguments,
                 duration=duration,
                 keep=keep,
                 wait=wait,
                 priority=priority,
+                board_grace=board_grace,
             )
 
         return Reservation(self, self._call(reserve()))
@@ -151,13 +164,83 @@ class Client:
         """One of your reservations, perhaps of another process. See `AsyncClient`."""
         return Reservation(self, self._call(self._client.find_reservation(reservation)))
 
-    def extend(self, reservation: str, duration: float = DEFAULT_DURATION) -> ReservationState:
-        """Let a reservation's lease end `duration` seconds from now. See `AsyncClient`."""
-        return self._call(self._client.extend(reservation, duration))
+    def extend(
+        self,
+        *reservations: str,
+        boards: Sequence[str] | None = None,
+        everything: bool = False,
+        duration: float = DEFAULT_DURATION,
+    ) -> list[ReservationState]:
+        """Let leases end `duration` seconds from now. See `AsyncClient.extend`."""
+        return self._call(
+            self._client.extend(
+                *reservations, boards=boards, everything=everything, duration=duration
+            )
+        )
 
-    def release(self, reservation: str) -> ReservationState:
-        """Give back a reservation's boards. See `AsyncClient`."""
-        return self._call(self._client.release(reservation))
+    def release(
+        self,
+        *reservations: str,
+        boards: Sequence[str] | None = None,
+        everything: bool = False,
+    ) -> list[ReservationState]:
+        """Give boards back. See `AsyncClient.release`."""
+        return self._call(self._client.release(*reservations, boards=boards, everything=everything))
+
+    def change(
+        self,
+        *reservations: str,
+        behaviour: str,
+        boards: Sequence[str] | None = None,
+        everything: bool = False,
+        arguments: dict[str, Any] | None = None,
+    ) -> list[ReservationState]:
+        """Let boards do something else while they stay yours. See `AsyncClient.change`."""
+        return self._call(
+            self._client.change(
+                *reservations,
+                behaviour=behaviour,
+                boards=boards,
+                everything=everything,
+                arguments=arguments,
+            )
+        )
+
+    def availability(self) -> Availability:
+        """How many boards are free, of how many, by behaviour and by product."""
+        return self._call(self._client.availability())
+
+    def wait_until_available(
+        self, count: int = 1, *, behaviour: str = "pulsecount", timeout: float | None = None
+    ) -> None:
+        """Return when so many boards are free. See `AsyncClient.wait_until_available`."""
+        self._call(self._client.wait_until_available(count, behaviour=behaviour, timeout=timeout))
+
+    def history(
+        self,
+        *,
+        client: str | None = None,
+        board: str | None = None,
+        reservation: str | None = None,
+        since: datetime | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Transition]:
+        """What happened to reservations, newest first. See `AsyncClient.history`."""
+        return self._call(
+            self._client.history(
+                client=client,
+                board=board,
+                reservation=reservation,
+                since=since,
+                before=before,
+                limit=limit,
+            )
+        )
+
+    def usage(self, *, since: datetime | None = None, until: datetime | None = None) -> Usage:
+        """How long boards were held, by client and by board."""
+        return self._call(self._client.usage(since=since, until=until))
 
 
 class Reservation:
@@ -224,6 +307,16 @@ class Reservation:
         """Let the lease end `duration` seconds from now."""
         self._client._call(self._reservation.extend(duration))
 
-    def release(self) -> None:
-        """Give the boards back; a second time does nothing."""
-        self._client._call(self._reservation.release())
+    def change(
+        self,
+        behaviour: str,
+        *,
+        boards: Sequence[str] | None = None,
+        arguments: dict[str, Any] | None = None,
+    ) -> None:
+        """Let boards do something else, and wait for them. See `AsyncReservation.change`."""
+        self._client._call(self._reservation.change(behaviour, boards=boards, arguments=arguments))
+
+    def release(self, boards: Sequence[str] | None = None) -> None:
+        """Give boards back, all of them unless named. See `AsyncReservation.release`."""
+        self._client._call(self._reservation.release(boards))

@@ -12,7 +12,7 @@ from icefarm_broker import (
     PublishRefusedError,
     RequestTimedOutError,
 )
-from icefarm_schemas import Error, ErrorCode
+from icefarm_schemas import EndReason, Error, ErrorCode
 
 _BY_CODE: dict[ErrorCode, type["FarmError"]] = {}
 
@@ -98,6 +98,12 @@ class TimedOutError(FarmError, code=ErrorCode.TIMED_OUT):
 
 class InternalFarmError(FarmError, code=ErrorCode.INTERNAL):
     """A defect of the farm; its log has the details."""
+
+
+def end_reason(error: FarmError) -> EndReason | None:
+    """Why a reservation is over, where control said so."""
+    reason = error.details.get("reason")
+    return EndReason(reason) if reason in set(EndReason) else None
 
 
 def from_error(error: Error) -> FarmError:

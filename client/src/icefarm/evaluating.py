@@ -6,10 +6,10 @@ from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from icefarm.errors import BoardLostError, FarmError, from_broker, from_error
+from icefarm.errors import FarmError, from_broker, from_error
 from icefarm.results import Bitstream, Result, Source
-from icefarm.view import View
-from icefarm_broker import BrokerError, Connection, NobodyListensError
+from icefarm.session import Session
+from icefarm_broker import BrokerError, NobodyListensError
 from icefarm_schemas import CommandRefused, EvaluationFinished, Measurement
 from icefarm_schemas.topics import DEVICE_PROPERTY, EvaluateTopic
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 CREDIT = 3
 """Bitstreams that one board may have at a time: one that it measures, one that waits behind it,
 and one on its way, so that the next is there when the previous ends."""
-AGENT_PATIENCE = 30.0
-"""Seconds for which an agent may be away before its boards count as lost."""
 _LOOK_AGAIN = 1.0
 _RETRY = 0.5
 
@@ -31,20 +29,13 @@ BoardKey = tuple[str, str]
 class Evaluating:
     """Keeps count of what was sent to which board and what has come back."""
 
-    def __init__(
-        self,
-        reservation: "AsyncReservation",
-        connection: Connection,
-        view: View,
-        session: tuple[str, str],
-    ) -> None:
+    def __init__(self, reservation: "AsyncReservation", session: Session) -> None:
         self._reservation = reservation
-        self._connection = connection
-        self._view = view
-        self._client, self._session = session
-        self._boards: list[BoardKey] = [(d.agent, d.device) for d in reservation.state.devices]
+        self._connection = session.connection
+        self._view = session.view
+        self._client, self._session = session.client, session.id
         self._run_id = secrets.token_hex(4)
-        self._sent: dict[BoardKey, dict[str, Bitstream]] = {key: {} for key in self._boards}
+        self._sent: dict[BoardKey, dict[str, Bitstream]] = defaultdict(dict)
         self._events: deque[EvaluationFinished | CommandRefused] = deque()
         self._happened = asyncio.Event()
         self._publishing: set[asyncio.Task[None]] = set()
@@ -82,15 +73,19 @@ class Evaluating:
         """Whether any board serves the reservation now."""
         return bool(self._usable())
 
+    def _boards(self) -> list[BoardKey]:
+        return [(d.agent, d.device) for d in self._reservation.state.devices]
+
     def _usable(self) -> list[BoardKey]:
-        return [key for key in self._boards if self._view.is_ready(*key, self._reservation.id)]
+        return [key for key in self._boards() if self._view.is_ready(*key, self._reservation.id)]
 
     def _send(self, bitstreams: Iterator[Bitstream], on_every_board: bool) -> bool:
-        """Send what the boards have room for; False when there is no more."""
+        """Send what the boards have room for; False when there is no more.
+
+        A board that is away, or being started, may come back until control takes it away.
+        """
         while True:
             usable = self._usable()
-            if not usable and not any(self._sent.values()):
-                raise BoardLostError(f"no board of the reservation {self._reservation.id} is left")
             free = [key for key in usable if len(self._sent[key]) < CREDIT]
             if not free or (on_every_board and len(free) < len(usable)):
                 return True
@@ -127,7 +122,7 @@ class Evaluating:
         self, evaluation: str, bitstream: Bitstream, targets: list[BoardKey]
     ) -> None:
         topic = EvaluateTopic(self._reservation.id, self._client, self._session, evaluation)
-        named = [] if len(targets) == len(self._boards) else targets
+        named = [] if len(targets) == len(self._boards()) else targets
         while True:
             try:
                 return await self._connection.publish(
@@ -168,7 +163,7 @@ class Evaluating:
         """The results in an event: none when it is a repetition."""
         if isinstance(event, EvaluationFinished):
             key = (event.agent, event.device)
-            bitstream = self._sent.get(key, {}).pop(event.evaluation, None)
+            bitstream = self._sent[key].pop(event.evaluation, None)
             if bitstream is None:
                 return []
             return [self._result(key, bitstream, event)]
@@ -180,18 +175,12 @@ class Evaluating:
         ]
 
     def _lost(self) -> list[Result]:
-        """Failed results for what was sent to boards that do not serve any more."""
+        """Failed results for what was sent to boards that are in the reservation no more."""
         results = []
-        for key, sent in self._sent.items():
-            agent, device = key
-            if not self._view.is_ready(agent, device, self._reservation.id):
-                why = f"the board {device!r} stopped serving the reservation"
-            elif self._view.offline_for(agent) > AGENT_PATIENCE:
-                why = f"the agent {agent!r} of the board {device!r} is gone"
-            else:
-                continue
-            results += [self._failed(key, b, BoardLostError(why)) for b in sent.values()]
-            sent.clear()
+        for key in self._sent.keys() - self._boards():
+            sent = self._sent.pop(key)
+            error = self._reservation.loss_of(key)
+            results += [self._failed(key, bitstream, error) for bitstream in sent.values()]
         return results
 
     @staticmethod

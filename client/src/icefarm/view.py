@@ -1,21 +1,23 @@
 """What a client knows of the farm, from retained states, and a way to wait for a change of it."""
 
 import asyncio
-import time
 from dataclasses import dataclass
 
 from icefarm_broker import Received
 from icefarm_schemas import (
     AgentState,
+    Availability,
     ControlState,
     DeviceState,
     DeviceStatus,
+    EndReason,
     Presence,
     ReservationState,
     ReservationStatus,
 )
 from icefarm_schemas.topics import (
     AgentStateTopic,
+    AvailabilityTopic,
     ControlStateTopic,
     DeviceStateTopic,
     ReservationStateTopic,
@@ -35,6 +37,7 @@ class Board:
     product: str
     status: str
     behaviours: tuple[str, ...]
+    labels: dict[str, str]
     behaviour: str | None
     reservation: str | None
     detail: str | None
@@ -58,8 +61,9 @@ class View:
         self.agents: dict[str, AgentState] = {}
         self.devices: dict[tuple[str, str], DeviceState] = {}
         self.reservations: dict[str, ReservationState] = {}
-        self.ended: dict[str, ReservationState] = {}
-        self._offline_since: dict[str, float] = {}
+        self.ended: dict[str, EndReason | None] = {}
+        """Why reservations ended; None where this client was not told."""
+        self.availability: Availability | None = None
         self._change = asyncio.Event()
         self.version = 0
         """How many changes there have been."""
@@ -71,29 +75,40 @@ class View:
                 self.control = message
             case Received(AgentStateTopic(agent), message):
                 self._put(self.agents, agent, message)
-                if message is not None and message.status is Presence.ONLINE:
-                    self._offline_since.pop(agent, None)
-                else:
-                    self._offline_since.setdefault(agent, time.monotonic())
             case Received(DeviceStateTopic(agent, device), message):
                 self._put(self.devices, (agent, device), message)
-            case Received(ReservationStateTopic(reservation), message):
-                self._put_reservation(reservation, message)
+            case Received(ReservationStateTopic(), ReservationState() as state):
+                self.put(state)
+                return
+            case Received(ReservationStateTopic(reservation)):
+                self.end(reservation, None)
+                return
+            case Received(AvailabilityTopic(), message):
+                self.availability = message
             case _:
                 return
+        self.tell()
+
+    def put(self, state: ReservationState) -> None:
+        """A reservation is as control says."""
+        if state.status is ReservationStatus.ENDED:
+            self.end(state.reservation, state.reason)
+        elif state.reservation not in self.ended:
+            self.reservations[state.reservation] = state
+            self.tell()
+
+    def end(self, reservation: str, reason: EndReason | None) -> None:
+        """A reservation is over; the first reason that is told counts."""
+        self.reservations.pop(reservation, None)
+        if self.ended.get(reservation) is None:
+            self.ended[reservation] = reason
+        self.tell()
+
+    def tell(self) -> None:
+        """Wake those who wait for a change."""
         self.version += 1
         self._change.set()
         self._change = asyncio.Event()
-
-    def _put_reservation(self, reservation: str, state: ReservationState | None) -> None:
-        if state is not None and state.status is not ReservationStatus.ENDED:
-            self.reservations[reservation] = state
-            return
-        last = self.reservations.pop(reservation, None)
-        # Without its end it was removed while this client was away.
-        end = state or last
-        if end is not None:
-            self.ended.setdefault(reservation, end)
 
     @staticmethod
     def _put(states: dict, key: object, message: object) -> None:  # type: ignore[type-arg]
@@ -111,18 +126,17 @@ class View:
         """Return at the next change."""
         await self._change.wait()
 
-    def offline_for(self, agent: str) -> float:
-        """Seconds for which an agent has been away; 0 when it is there."""
-        since = self._offline_since.get(agent)
-        return 0.0 if since is None else time.monotonic() - since
-
-    def is_ready(self, agent: str, device: str, reservation: str) -> bool:
-        """Whether a device serves a reservation."""
+    def is_ready(
+        self, agent: str, device: str, reservation: str, behaviour: str | None = None
+    ) -> bool:
+        """Whether a device serves a reservation, with this behaviour if one is given."""
         state = self.devices.get((agent, device))
         return (
             state is not None
+            and self._is_online(agent)
             and state.status is DeviceStatus.READY
             and state.reservation == reservation
+            and behaviour in (None, state.behaviour)
         )
 
     def list_boards(self) -> list[Board]:
@@ -134,6 +148,7 @@ class View:
                 product=state.product,
                 status=state.status if self._is_online(agent) else "away",
                 behaviours=state.behaviours,
+                labels=state.labels,
                 behaviour=state.behaviour,
                 reservation=state.reservation,
                 detail=state.detail,

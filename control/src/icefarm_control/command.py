@@ -10,8 +10,7 @@ import typer
 
 from icefarm_broker import URL_VARIABLE, BrokerAddress
 from icefarm_broker.service import log_as, run_service
-from icefarm_control.control import Control
-from icefarm_control.database import Database
+from icefarm_control.control import run_control
 from icefarm_control.embedded import embedded_database
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -41,18 +40,11 @@ def run(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--broker") from error
 
-    async def control(url: str) -> None:
-        opened = Database(url)
-        await opened.open()
-        try:
-            await Control(opened, address).run()
-        finally:
-            await opened.close()
-
     async def control_and_database() -> None:
         with embedded_database(directory.resolve() / "postgres") as embedded:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(embedded.keep_running())
-                tasks.create_task(control(embedded.url))
+                tasks.create_task(run_control(embedded.url, address))
 
-    sys.exit(run_service(control_and_database if database is None else partial(control, database)))
+    alone = partial(run_control, database, address) if database is not None else None
+    sys.exit(run_service(alone or control_and_database))

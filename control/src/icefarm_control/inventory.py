@@ -15,6 +15,9 @@ from icefarm_schemas.topics import AgentStateTopic, DeviceStateTopic
 DeviceKey = tuple[str, str]
 """Agent and device."""
 
+_KEPT = {"product", "behaviours", "labels", "status", "detail"}
+"""What the database has of a report."""
+
 
 @dataclass
 class Reports:
@@ -68,64 +71,77 @@ class Inventory:
         reports, self._reports = self._reports, Reports()
         return reports
 
-    async def write(self, cursor: Cursor, reports: Reports) -> None:
-        """Bring reports into the database; harmless to repeat."""
+    async def write(self, cursor: Cursor, reports: Reports, delay: float = 0) -> None:
+        """Bring reports into the database; harmless to repeat.
+
+        `delay` is how many seconds from now an absence begins to count.
+        """
         here = {key: state for key, state in reports.devices.items() if state is not None}
         gone = reports.devices.keys() - here.keys()
         if here:
-            await self._write_devices(cursor, here)
+            await self._write_devices(cursor, here, delay)
         if reports.snapshot is not None:
             # What the broker does not retain went away while control was not there.
             await cursor.execute("SELECT agent, name FROM device WHERE status <> 'gone'")
             known = {(row["agent"], row["name"]) for row in await cursor.fetchall()}
             gone |= known - reports.snapshot - here.keys()
         if gone:
-            await self._write_gone(cursor, gone)
+            await self._write_gone(cursor, gone, delay)
         if reports.agents or reports.snapshot is not None:
             await cursor.execute(
                 """
-                UPDATE device SET online = agent = ANY(%(online)s)
+                UPDATE device
+                SET online = agent = ANY(%(online)s),
+                    away_since = CASE WHEN agent = ANY(%(online)s) AND status <> 'gone' THEN NULL
+                                 ELSE now() + make_interval(secs => %(delay)s) END
                 WHERE online <> (agent = ANY(%(online)s))
                 """,
-                {"online": list(self._online)},
+                {"online": list(self._online), "delay": delay},
             )
 
-    async def _write_devices(self, cursor: Cursor, here: dict[DeviceKey, DeviceState]) -> None:
+    async def _write_devices(
+        self, cursor: Cursor, here: dict[DeviceKey, DeviceState], delay: float
+    ) -> None:
         rows = [
-            {
-                "agent": agent,
-                "name": name,
-                "product": state.product,
-                "behaviours": state.behaviours,
-                "status": state.status,
-                "online": agent in self._online,
-            }
+            state.model_dump(include=_KEPT)
+            | {"agent": agent, "name": name, "online": agent in self._online}
             for (agent, name), state in here.items()
         ]
         await cursor.execute(
             """
-            INSERT INTO device (agent, name, product, behaviours, status, online)
-            SELECT agent, name, product, behaviours, status, online
+            INSERT INTO device
+                (agent, name, product, behaviours, labels, status, detail, online, away_since)
+            SELECT agent, name, product, behaviours, labels, status, detail, online,
+                   CASE WHEN NOT online THEN now() + make_interval(secs => %(delay)s) END
             FROM jsonb_to_recordset(%(rows)s::jsonb) AS reported
-                (agent text, name text, product text, behaviours text[], status text,
-                 online boolean)
+                (agent text, name text, product text, behaviours text[], labels jsonb, status text,
+                 detail text, online boolean)
             ORDER BY agent, name
             ON CONFLICT (agent, name) DO UPDATE
             SET product = excluded.product, behaviours = excluded.behaviours,
-                status = excluded.status, online = excluded.online
+                labels = excluded.labels, status = excluded.status, detail = excluded.detail,
+                online = excluded.online,
+                away_since = CASE WHEN NOT excluded.online
+                             THEN coalesce(device.away_since, excluded.away_since) END
             """,
-            {"rows": json.dumps(rows)},
+            {"rows": json.dumps(rows), "delay": delay},
         )
 
     @staticmethod
-    async def _write_gone(cursor: Cursor, gone: set[DeviceKey]) -> None:
-        """Forget free devices; a held one is kept until its reservation ends."""
+    async def _write_gone(cursor: Cursor, gone: set[DeviceKey], delay: float) -> None:
+        """Forget free devices; a held one is kept for its holder's grace."""
         await cursor.execute(
             """
-            UPDATE device SET status = 'gone'
+            UPDATE device
+            SET status = 'gone',
+                away_since = coalesce(away_since, now() + make_interval(secs => %(delay)s))
             FROM unnest(%(agents)s::text[], %(names)s::text[]) AS gone (agent, name)
             WHERE device.agent = gone.agent AND device.name = gone.name
             """,
-            {"agents": [agent for agent, _ in gone], "names": [name for _, name in gone]},
+            {
+                "agents": [agent for agent, _ in gone],
+                "names": [name for _, name in gone],
+                "delay": delay,
+            },
         )
         await cursor.execute("DELETE FROM device WHERE reservation IS NULL AND status = 'gone'")

@@ -1,35 +1,128 @@
-"""Postgres, mirrored to retained topics: assignments to agents, the state of each reservation."""
+"""Postgres, mirrored to the broker: assignments, reservations, what is available, and events."""
 
+import asyncio
 import logging
+from typing import Any
 
-from icefarm_broker import BrokerError, Connection, RetainedStates
-from icefarm_control.reservations import Held
-from icefarm_schemas import Assignment, ReservationStatus
-from icefarm_schemas.topics import AssignmentTopic, ReservationStateTopic
+from icefarm_broker import BrokerError, Connection, NobodyListensError, RetainedStates
+from icefarm_control.database import Database
+from icefarm_schemas import (
+    Assignment,
+    Availability,
+    DeviceFailed,
+    EndReason,
+    FailureReason,
+    Message,
+    ReservationEnded,
+    ReservationExpiring,
+    ReservationState,
+    ReservationStatus,
+    What,
+)
+from icefarm_schemas.topics import (
+    AssignmentTopic,
+    AvailabilityTopic,
+    EventsTopic,
+    ReservationStateTopic,
+)
 
 log = logging.getLogger(__name__)
 
 MIRRORED = (AssignmentTopic, ReservationStateTopic)
 
+_STATES = """
+    SELECT state_of(id) AS state, assignments_of(id) AS assignments
+    FROM unnest(%(ids)s::text[]) AS id
+"""
+_COUNT = """
+    WITH counted AS (
+        SELECT product, behaviours, count(*) AS total,
+               count(*) FILTER (
+                   WHERE reservation IS NULL AND online AND status = 'available'
+               ) AS available
+        FROM device GROUP BY product, behaviours
+    )
+    SELECT 'devices' AS what, '' AS name, sum(available)::int AS available, sum(total)::int AS total
+    FROM counted HAVING count(*) > 0
+    UNION ALL
+    SELECT 'products', product, sum(available)::int, sum(total)::int FROM counted GROUP BY product
+    UNION ALL
+    SELECT 'behaviours', behaviour, sum(available)::int, sum(total)::int
+    FROM counted, unnest(behaviours) AS behaviour GROUP BY behaviour
+    UNION ALL
+    SELECT 'queued', '', 0, count(*)::int FROM reservation WHERE status = 'queued'
+"""
+
 
 class Mirror:
-    """What the broker should hold of the reservations that are live."""
+    """What the broker should hold, and what those concerned should hear."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, database: Database) -> None:
+        self._connection, self._database = connection, database
         self.states = RetainedStates(connection, *MIRRORED)
-        self._reservations: dict[AssignmentTopic, str] = {}
+        self._holders: dict[AssignmentTopic, str] = {}
+        self._devices: dict[str, set[AssignmentTopic]] = {}
         self.queued: set[str] = set()
         """The reservations that wait for devices."""
+        self._events: asyncio.Queue[tuple[EventsTopic, Message]] = asyncio.Queue()
 
-    def load(self, live: list[Held]) -> None:
-        """Hold exactly these reservations."""
-        self._reservations.clear()
-        self.queued.clear()
-        topics = set()
-        for held in live:
-            topics |= self._hold(held)
-        self.states.keep_only(topics)
+    async def run(self) -> None:
+        """Publish for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.states.run())
+            while True:
+                topic, event = await self._events.get()
+                tasks.create_task(self._publish(topic, event))
+
+    async def load(self) -> None:
+        """Hold exactly the live reservations."""
+        rows = await self._database.call("SELECT id FROM reservation WHERE status <> 'ended'")
+        for state, assignments in await self._read({row["id"] for row in rows}):
+            self._hold(state, assignments)
+
+    async def update(self) -> None:
+        """Bring what has happened since the last time to those concerned."""
+        happened = await self._database.call(
+            "UPDATE transition SET told = true WHERE NOT told RETURNING *"
+        )
+        if not happened:
+            return
+        happened.sort(key=lambda row: row["number"])
+        changed = {row["reservation"] for row in happened}
+        # Whoever is behind one that has left the queue has moved up.
+        states = {}
+        for state, assignments in await self._read(changed | self.queued):
+            states[state.reservation] = state
+            if state.status is not ReservationStatus.ENDED:
+                self._hold(state, assignments)
+            else:
+                self._end(state)
+        for row in happened:
+            log.info(
+                "reservation %s of %s: %s%s%s",
+                row["reservation"],
+                row["client"],
+                row["what"],
+                f", {row['why']}" if row["why"] else "",
+                f": {', '.join(row['devices'])}" if row["devices"] else "",
+            )
+            state = states[row["reservation"]]
+            for event in _events_of(row, state):
+                self._events.put_nowait((EventsTopic(state.client, state.session), event))
+
+    async def count(self) -> None:
+        """Say how many devices are available."""
+        counts: dict[str, Any] = {"devices": {"available": 0, "total": 0}}
+        for row in await self._database.call(_COUNT):
+            count = {"available": row["available"], "total": row["total"]}
+            match row["what"]:
+                case "queued":
+                    counts["queued"] = row["total"]
+                case "devices":
+                    counts["devices"] = count
+                case kind:
+                    counts.setdefault(kind, {})[row["name"]] = count
+        self.states.hold(AvailabilityTopic(), Availability.model_validate(counts))
 
     def check(self, agent: str, device: str, reservation: str | None) -> None:
         """A device reports which reservation it serves; one that is not its own is told so.
@@ -38,48 +131,68 @@ class Mirror:
         may have lost its memory.
         """
         topic = AssignmentTopic(agent, device)
-        if reservation is not None and self._reservations.get(topic) != reservation:
+        if reservation is not None and self._holders.get(topic) != reservation:
             self.states.repeat(topic)
 
-    async def apply(self, held: Held) -> None:
-        """Hold a reservation that was made or changed; tell of one that has ended and drop it."""
-        state = held.state
-        self.queued.discard(state.reservation)
-        if state.status is not ReservationStatus.ENDED:
-            self._hold(held)
-            return
-        topic = ReservationStateTopic(state.reservation)
-        for device in state.devices:
-            assignment = AssignmentTopic(device.agent, device.device)
-            if self._reservations.get(assignment) == state.reservation:
-                del self._reservations[assignment]
-                self.states.remove(assignment)
-        # A state that is retained and then removed would not say why it ended.
-        try:
-            await self._connection.publish(topic, state, retain=False)
-        except BrokerError as error:
-            log.debug("nobody was told of an end: %s", error)
-        self.states.remove(topic)
+    async def _read(self, ids: set[str]) -> list[tuple[ReservationState, list[dict[str, Any]]]]:
+        rows = await self._database.call(_STATES, {"ids": sorted(ids)})
+        return [(ReservationState.model_validate(r["state"]), r["assignments"]) for r in rows]
 
-    def _hold(self, held: Held) -> set[AssignmentTopic | ReservationStateTopic]:
-        state = held.state
-        reservation = ReservationStateTopic(state.reservation)
-        self.states.hold(reservation, state)
-        topics: set[AssignmentTopic | ReservationStateTopic] = {reservation}
-        if state.expires_at is None:
+    def _hold(self, state: ReservationState, assignments: list[dict[str, Any]]) -> None:
+        self.states.hold(ReservationStateTopic(state.reservation), state)
+        if state.status is ReservationStatus.QUEUED:
             self.queued.add(state.reservation)
-            return topics
-        assignment = Assignment(
-            reservation=state.reservation,
-            client=state.client,
-            session=state.session,
-            behaviour=state.behaviour,
-            arguments=held.arguments,
-            expires_at=state.expires_at,
-        )
-        for device in state.devices:
-            topic = AssignmentTopic(device.agent, device.device)
-            self.states.hold(topic, assignment)
-            self._reservations[topic] = state.reservation
-            topics.add(topic)
-        return topics
+        else:
+            self.queued.discard(state.reservation)
+        held = set()
+        for row in assignments:
+            topic = AssignmentTopic(row["agent"], row["device"])
+            self.states.hold(topic, Assignment.model_validate(row["assignment"]))
+            self._holders[topic] = state.reservation
+            held.add(topic)
+        self._let_go(state.reservation, self._devices.get(state.reservation, set()) - held)
+        self._devices[state.reservation] = held
+
+    def _end(self, state: ReservationState) -> None:
+        """Let go of its devices at once, of its state when its holder has been told why."""
+        self.queued.discard(state.reservation)
+        self._let_go(state.reservation, self._devices.pop(state.reservation, set()))
+
+    async def _publish(self, topic: EventsTopic, event: Message) -> None:
+        try:
+            await self._connection.publish(topic, event)
+        except NobodyListensError:
+            log.debug("nobody listens on %s any more", topic)
+        except BrokerError as error:
+            log.error("an event was not taken: %s", error)
+        if isinstance(event, ReservationEnded):
+            self.states.remove(ReservationStateTopic(event.reservation))
+
+    def _let_go(self, reservation: str, topics: set[AssignmentTopic]) -> None:
+        for topic in topics:
+            # Its next holder may have been read first.
+            if self._holders.get(topic) == reservation:
+                del self._holders[topic]
+                self.states.remove(topic)
+
+
+def _events_of(happened: dict[str, Any], state: ReservationState) -> list[Message]:
+    """What the holder is told of a transition; of what he asked for himself, the reply told."""
+    match What(happened["what"]):
+        case What.ENDED:
+            reason = EndReason(happened["why"])
+            return [ReservationEnded(reservation=state.reservation, reason=reason)]
+        case What.EXPIRING if state.expires_at is not None:
+            return [ReservationExpiring(reservation=state.reservation, expires_at=state.expires_at)]
+        case What.DEVICE_LOST:
+            return [
+                DeviceFailed(
+                    reservation=state.reservation,
+                    agent=agent,
+                    device=device,
+                    reason=FailureReason(happened["why"]),
+                    detail=happened["detail"],
+                )
+                for agent, device in zip(happened["agents"], happened["devices"], strict=True)
+            ]
+    return []

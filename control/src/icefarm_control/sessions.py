@@ -50,7 +50,7 @@ class Sessions:
                     self._ends_at.pop(key, None)
                 elif message is not None:
                     self._online.discard(key)
-                    self._ends_at[key] = max(time.monotonic() + CONFIRMED_AFTER, self._settled_at)
+                    self._ends_at[key] = time.monotonic() + self.seconds_to_belief()
                     return True
                 elif key in self._online:
                     # The client itself said goodbye.
@@ -71,6 +71,10 @@ class Sessions:
         for key in ended:
             del self._ends_at[key]
         return ended
+
+    def seconds_to_belief(self) -> float:
+        """How long from now a will that comes now, or an absence, is believed."""
+        return max(CONFIRMED_AFTER, self._settled_at - time.monotonic())
 
     def seconds_to_next_end(self) -> float | None:
         """How long until a session may have ended, if one is on its way out."""

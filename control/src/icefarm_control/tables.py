@@ -1,9 +1,20 @@
-"""The tables of Postgres, the truth for reservations. Queries are SQL, where they are used."""
+"""The tables of Postgres, the truth for reservations; functions.sql has what is done with them."""
 
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, DateTime, Index, Interval, Text, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Interval,
+    Text,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -23,9 +34,13 @@ class Device(SQLModel, table=True):
     name: str = Field(primary_key=True)
     product: str
     behaviours: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    labels: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False, server_default="{}"))
     status: str
+    detail: str | None = None
     online: bool
     """Whether its agent is."""
+    away_since: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    """When it was unplugged or its agent went; none while it is there."""
     reservation: str | None = Field(default=None, foreign_key="reservation.id", index=True)
 
     __table_args__ = (
@@ -35,6 +50,13 @@ class Device(SQLModel, table=True):
             "agent",
             "name",
             postgresql_where=text("reservation IS NULL AND online AND status = 'available'"),
+        ),
+        Index(
+            "device_in_trouble",
+            "reservation",
+            postgresql_where=text(
+                "reservation IS NOT NULL AND (status = 'broken' OR away_since IS NOT NULL)"
+            ),
         ),
     )
 
@@ -47,6 +69,7 @@ class Reservation(SQLModel, table=True):
 
     __table_args__ = (
         Index("reservation_expiry", "expires_at", postgresql_where=text("status = 'active'")),
+        Index("reservation_warning", "warns_at", postgresql_where=text("status = 'active'")),
         Index(
             "reservation_queue",
             text("priority DESC"),
@@ -73,12 +96,23 @@ class Reservation(SQLModel, table=True):
         default=None, sa_column=Column(ARRAY(Text), nullable=True)
     )
     """Exactly these, by name; else any that offer the behaviour."""
+    wanted_product: str | None = None
+    wanted_labels: dict[str, Any] = Field(
+        sa_column=Column(JSONB, nullable=False, server_default="{}")
+    )
+    device_grace: timedelta = Field(
+        sa_column=Column(Interval, nullable=False, server_default=text("'30 s'"))
+    )
     duration: timedelta = Field(sa_column=Column(Interval, nullable=False))
     priority: int
     status: str
     created_at: datetime = Field(sa_column=_time())
     waits_until: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    granted_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    """When the lease began or was extended last."""
     expires_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    warns_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    """When the holder is to be told that the lease will end; none when he has been."""
     ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     end_reason: str | None = None
 
@@ -94,13 +128,41 @@ class Allocation(SQLModel, table=True):
             unique=True,
             postgresql_where=text("ended_at IS NULL"),
         ),
+        Index("allocation_end", "ended_at"),
     )
 
     reservation: str = Field(primary_key=True, foreign_key="reservation.id")
     agent: str = Field(primary_key=True)
     device: str = Field(primary_key=True)
+    behaviour: str
+    arguments: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
     started_at: datetime = Field(sa_column=_time())
     ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+
+
+class Transition(SQLModel, table=True):
+    """A step in the life of a reservation: who, what, when, why; for history, and to be told."""
+
+    __table_args__ = (
+        Index("transition_untold", "number", postgresql_where=text("NOT told")),
+        Index("transition_of_client", "client", "number"),
+        Index("transition_of_reservation", "reservation", "number"),
+    )
+
+    number: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    at: datetime = Field(sa_column=_time())
+    reservation: str = Field(foreign_key="reservation.id")
+    client: str
+    session: str
+    what: str
+    why: str | None = None
+    by: str | None = None
+    """The client that asked for it; none when control did it by itself."""
+    agents: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    devices: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    detail: str | None = None
+    told: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
+    """Whether the leading control process has brought it to the broker."""
 
 
 class Answer(SQLModel, table=True):

@@ -17,6 +17,7 @@ from icefarm_broker import (
     Connected,
     Connection,
     Invalid,
+    NobodyListensError,
     PresenceMessages,
     Received,
     RetainedStates,
@@ -25,6 +26,7 @@ from icefarm_broker import (
 from icefarm_schemas import (
     CONTRACT_VERSION,
     AgentState,
+    AgentStopping,
     Assignment,
     CommandRefused,
     Error,
@@ -37,16 +39,22 @@ from icefarm_schemas.topics import (
     AssignmentTopic,
     DeviceStateTopic,
     EvaluateTopic,
+    EventsTopic,
 )
 
 _SESSION_EXPIRY = 300
 """Seconds for which commands queue at the broker while the agent is away."""
+_FAREWELL = 2.0
+"""Seconds that telling the holders of a stop may take."""
 
 log = logging.getLogger(__name__)
 
 
 class Agent:
-    """Runs its boards until it is cancelled. `name` is its name in topics, and at the broker."""
+    """Runs its boards until it is cancelled.
+
+    `name` is its name in topics, and at the broker; `labels` are those of all its boards.
+    """
 
     def __init__(
         self,
@@ -54,6 +62,7 @@ class Agent:
         address: BrokerAddress,
         boards: Sequence[Board],
         behaviours: Mapping[str, type[Behaviour]],
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self._name = name
         online = AgentState(
@@ -83,6 +92,7 @@ class Agent:
                 behaviours,
                 partial(self._states.hold, DeviceStateTopic(name, board.name)),
                 self._outbox,
+                labels,
             )
             for board in boards
         }
@@ -96,12 +106,43 @@ class Agent:
         Raises:
             TakenOverError: another agent of the same name has connected.
         """
-        async with self._connection, asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            tasks.create_task(self._states.run())
-            tasks.create_task(self._outbox.run())
-            for device in self._devices.values():
-                tasks.create_task(device.run())
+        async with self._connection:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._listen())
+                    tasks.create_task(self._states.run())
+                    tasks.create_task(self._outbox.run())
+                    for device in self._devices.values():
+                        tasks.create_task(device.run())
+            finally:
+                await self._tell_holders()
+
+    async def _tell_holders(self) -> None:
+        """Whose boards stop with this agent; if it does not come back, control takes them away."""
+        held: dict[EventsTopic, dict[str, list[str]]] = {}
+        for device in self._devices.values():
+            if (holds := device.assignment) is not None:
+                topic = EventsTopic(holds.client, holds.session)
+                held.setdefault(topic, {}).setdefault(holds.reservation, []).append(device.name)
+        events = [
+            (topic, AgentStopping(reservation=name, agent=self._name, devices=tuple(devices)))
+            for topic, reservations in held.items()
+            for name, devices in reservations.items()
+        ]
+        try:
+            async with asyncio.timeout(_FAREWELL):
+                told = await asyncio.gather(
+                    *(self._connection.publish(topic, event) for topic, event in events),
+                    return_exceptions=True,
+                )
+        except TimeoutError:
+            log.info("the broker does not answer, so that nobody is told of the stop")
+            return
+        for (topic, _), error in zip(events, told, strict=True):
+            if isinstance(error, NobodyListensError):
+                continue
+            if isinstance(error, BaseException):
+                log.warning("%s was not told of the stop: %s", topic, error)
 
     async def _listen(self) -> None:
         async for happening in self._connection:
@@ -109,8 +150,8 @@ class Agent:
             match happening:
                 case Connected():
                     self._early = self._early or []
-                case Received(AssignmentTopic(_, device), assignment):
-                    await self._assign(device, assignment)
+                case Received(AssignmentTopic(_, device), assignment, delivery):
+                    await self._assign(device, assignment, delivery.retain)
                 case Synced():
                     # An assignment that is not retained is none that was removed: the broker may
                     # have forgotten it. Control sees what the devices serve, and says so.
@@ -124,7 +165,7 @@ class Agent:
                 case Invalid(_, why, delivery):
                     log.warning("ignored a message on %s: %s", delivery.topic, why)
 
-    async def _assign(self, name: str, assignment: Assignment | None) -> None:
+    async def _assign(self, name: str, assignment: Assignment | None, retained: bool) -> None:
         device = self._devices.get(name)
         if device is None:
             if assignment is not None:
@@ -133,7 +174,7 @@ class Agent:
         if assignment is not None:
             # Before the device says that it is ready, so that no command is missed.
             await self._serve(assignment.reservation)
-        device.assign(assignment)
+        device.assign(assignment, retained=retained)
         await self._serve_no_longer()
 
     async def _serve(self, reservation: str) -> None:

@@ -29,6 +29,10 @@ def run(
     virtual_boards_count: Annotated[
         int, typer.Option("--virtual-boards", min=0, max=1000, help="Boards without hardware.")
     ] = 0,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Of all its boards, as key=value; boards are chosen by them."),
+    ] = None,
     virtual_speed: Annotated[
         float,
         typer.Option(min=0.01, help="How many times faster than real boards the virtual ones are."),
@@ -38,6 +42,7 @@ def run(
     try:
         agent_name = check_name(name or socket.gethostname())
         address = BrokerAddress.find(broker)
+        labels = dict(_label(text) for text in label or ())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     log_as(f"icefarm-agent[{agent_name}]")
@@ -48,10 +53,17 @@ def run(
 
     async def agent() -> None:
         async with virtual_boards(agent_name, virtual_boards_count, virtual_speed) as boards:
-            await Agent(agent_name, address, boards, installed_behaviours()).run()
+            await Agent(agent_name, address, boards, installed_behaviours(), labels).run()
 
     try:
         sys.exit(run_service(agent))
     except ToolsMissing as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"a label is written key=value, not {text!r}")
+    return check_name(key), value

@@ -22,8 +22,10 @@ from icefarm_agent.evaluations import Evaluation, EvaluationQueue
 from icefarm_agent.outbox import Outbox
 from icefarm_schemas import (
     Assignment,
+    DeviceReady,
     DeviceState,
     DeviceStatus,
+    DeviceUnbound,
     Error,
     ErrorCode,
     EvaluationFinished,
@@ -38,7 +40,10 @@ NEXT: Mapping[DeviceStatus | None, frozenset[DeviceStatus]] = {
     DeviceStatus.PREPARING: frozenset({DeviceStatus.AVAILABLE, DeviceStatus.BROKEN}),
     DeviceStatus.AVAILABLE: frozenset({DeviceStatus.STARTING}),
     DeviceStatus.STARTING: frozenset({DeviceStatus.READY, DeviceStatus.BROKEN}),
-    DeviceStatus.READY: frozenset({DeviceStatus.CLEANING, DeviceStatus.BROKEN}),
+    # From ready to starting: its holder changes what it does.
+    DeviceStatus.READY: frozenset(
+        {DeviceStatus.STARTING, DeviceStatus.CLEANING, DeviceStatus.BROKEN}
+    ),
     DeviceStatus.CLEANING: frozenset({DeviceStatus.AVAILABLE, DeviceStatus.BROKEN}),
     DeviceStatus.BROKEN: frozenset({DeviceStatus.CLEANING, DeviceStatus.PREPARING}),
 }
@@ -56,6 +61,7 @@ class Device:
         behaviours: what it can be assigned to do, by name.
         report: called with each new state.
         outbox: takes the results.
+        labels: by which it may be chosen.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Device:
         behaviours: Mapping[str, type[Behaviour]],
         report: Callable[[DeviceState], None],
         outbox: Outbox,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self.name = board.name
         self._agent = agent
@@ -72,6 +79,7 @@ class Device:
         self._behaviours = behaviours
         self._report = report
         self._outbox = outbox
+        self._labels = dict(labels or {})
         self._status: DeviceStatus | None = None
         self._wanted: Assignment | None = None
         self._lease_ends = 0.0
@@ -79,15 +87,18 @@ class Device:
         self._serving: Assignment | None = None
         self._queue = EvaluationQueue()
 
-    def assign(self, assignment: Assignment | None) -> None:
-        """What control wants now; None when the device is to be free."""
+    def assign(self, assignment: Assignment | None, *, retained: bool = False) -> None:
+        """What control wants now; None when the device is to be free.
+
+        One that was `retained` is of unknown age.
+        """
         before, self._wanted = self._wanted, assignment
-        if assignment is not None:
+        # The same one comes again after each loss of the broker; its lease goes on.
+        if assignment is not None and assignment != before:
             if before is None or before.reservation != assignment.reservation:
                 self._queue = EvaluationQueue()
             # By this machine's monotonic clock, so that the lease ends even without control.
-            left = (assignment.expires_at - utc_now()).total_seconds()
-            self._lease_ends = time.monotonic() + left
+            self._lease_ends = time.monotonic() + _left_of(assignment, retained)
         self._changed.set()
 
     @property
@@ -140,9 +151,10 @@ class Device:
         try:
             async with AsyncExitStack() as stack:
                 behaviour = self._behaviour(assignment)
-                stack.push_async_callback(behaviour.stop)
+                stack.push_async_callback(self._stop, behaviour)
                 await behaviour.start()
                 self._become(DeviceStatus.READY)
+                await self._tell_holder(self._ready())
                 await self._work_until_over(behaviour, assignment, queue)
         except (BoardError, ArgumentsError) as error:
             self._become(DeviceStatus.BROKEN, str(error))
@@ -152,8 +164,44 @@ class Device:
             self._become(DeviceStatus.BROKEN, f"{assignment.behaviour} failed: {error!r}")
         finally:
             self._serving = None
-        if self._status is DeviceStatus.READY:
+        if self._status is DeviceStatus.BROKEN:
+            lost = f"the board {self.name!r} is broken"
+            await self._refuse_all(queue, assignment, ErrorCode.DEVICE_LOST, lost)
+        elif not _stays_with_holder(assignment, self.assignment):
+            over = "the reservation is over"
+            await self._refuse_all(queue, assignment, ErrorCode.RESERVATION_ENDED, over)
             await self._restore(DeviceStatus.CLEANING)
+
+    async def _refuse_all(
+        self, queue: EvaluationQueue, assignment: Assignment, code: ErrorCode, why: str
+    ) -> None:
+        for evaluation in queue.drain():
+            result = self._result(evaluation, assignment, 0, error=Error(code=code, message=why))
+            await self._outbox.put(evaluation.client, evaluation.session, result)
+
+    async def _stop(self, behaviour: Behaviour) -> None:
+        await behaviour.stop()
+        serving = self._serving
+        if serving is not None:
+            await self._tell_holder(
+                DeviceUnbound(reservation=serving.reservation, agent=self._agent, device=self.name)
+            )
+
+    def _ready(self) -> DeviceReady:
+        serving = self._serving
+        assert serving is not None  # It becomes ready for somebody.
+        return DeviceReady(
+            reservation=serving.reservation,
+            agent=self._agent,
+            device=self.name,
+            behaviour=serving.behaviour,
+        )
+
+    async def _tell_holder(self, event: DeviceReady | DeviceUnbound) -> None:
+        # The reservation may belong to another session of the holder's by now.
+        holder = self._wanted or self._serving
+        if holder is not None and holder.reservation == event.reservation:
+            await self._outbox.put(holder.client, holder.session, event)
 
     def _behaviour(self, assignment: Assignment) -> Behaviour:
         kind = self._behaviours.get(assignment.behaviour)
@@ -179,7 +227,7 @@ class Device:
         while True:
             self._changed.clear()
             wanted = self.assignment
-            if wanted is None or wanted.reservation != assignment.reservation:
+            if wanted is None or not _is_same_work(wanted, assignment):
                 return
             try:
                 async with asyncio.timeout(max(self._lease_ends - time.monotonic(), 0)):
@@ -274,9 +322,34 @@ class Device:
                 status=status,
                 product=self._board.product,
                 behaviours=tuple(self._behaviours),
+                labels=self._labels,
                 behaviour=serving and serving.behaviour,
                 reservation=serving and serving.reservation,
                 detail=detail,
                 since=utc_now(),
             )
         )
+
+
+def _left_of(assignment: Assignment, retained: bool) -> float:
+    """Seconds that a lease has left; by this machine's wall clock only where that can be right."""
+    length = (assignment.expires_at - assignment.granted_at).total_seconds()
+    left = (assignment.expires_at - utc_now()).total_seconds()
+    if 0 < left <= length:
+        return left
+    # The clock is wrong, or the lease is over; of the former, one that comes just now is a sign.
+    return min(left, length) if retained else length
+
+
+def _is_same_work(one: Assignment, other: Assignment) -> bool:
+    """Whether a device that does the one does the other too; the lease may be longer."""
+    return (one.reservation, one.behaviour, one.arguments) == (
+        other.reservation,
+        other.behaviour,
+        other.arguments,
+    )
+
+
+def _stays_with_holder(before: Assignment, now: Assignment | None) -> bool:
+    """Whether a device that does something else now does it for the same reservation."""
+    return now is not None and now.reservation == before.reservation

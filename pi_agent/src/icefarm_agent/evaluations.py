@@ -57,6 +57,10 @@ class EvaluationQueue:
         """The next one, as soon as there is one."""
         return await self._waiting.get()
 
+    def drain(self) -> list[Evaluation]:
+        """Those that wait, which then do so no more."""
+        return [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
+
     def finish(self, evaluation: Evaluation, result: EvaluationFinished) -> None:
         """Keep a result for a while, in case it is asked for again."""
         self._results[evaluation.key] = result

@@ -5,7 +5,7 @@ import logging
 import time
 
 from icefarm_broker import Connection, NobodyListensError, NotAuthorisedError, PublishRefusedError
-from icefarm_schemas import CommandRefused, EvaluationFinished
+from icefarm_schemas import CommandRefused, DeviceReady, DeviceUnbound, EvaluationFinished
 from icefarm_schemas.topics import EventsTopic
 
 _MOST_WAITING = 1000
@@ -13,7 +13,9 @@ _RETURN_OF_A_SESSION = 30.0
 """Seconds for which an event waits for a session that a restarted broker does not know yet."""
 _PAUSE = 0.5
 
-_Event = EvaluationFinished | CommandRefused
+_Answer = EvaluationFinished | CommandRefused
+"""What somebody waits for."""
+_Event = _Answer | DeviceReady | DeviceUnbound
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class Outbox:
         async with asyncio.TaskGroup() as later:
             while True:
                 topic, event = await self._waiting.get()
-                if not await self._publish(topic, event):
+                if not await self._publish(topic, event) and isinstance(event, _Answer):
                     later.create_task(self._publish_later(topic, event))
 
     async def _publish(self, topic: EventsTopic, event: _Event) -> bool:

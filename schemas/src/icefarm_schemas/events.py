@@ -1,5 +1,6 @@
 """What happens to a holder's devices, on `clients/{client}/{session}/events`."""
 
+from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -7,6 +8,7 @@ from pydantic import Field, model_validator
 from icefarm_schemas.errors import Error
 from icefarm_schemas.message import Message, UtcTime
 from icefarm_schemas.names import Name
+from icefarm_schemas.states import EndReason
 
 
 class Measurement(Message):
@@ -57,5 +59,82 @@ class CommandRefused(Message):
     error: Error
 
 
-Event = Annotated[EvaluationFinished | CommandRefused, Field(discriminator="event")]
+class DeviceReady(Message):
+    """A device does what it was reserved for, at first or again; sent by its agent."""
+
+    event: Literal["device_ready"] = "device_ready"
+    reservation: Name
+    agent: Name
+    device: Name
+    behaviour: Name
+
+
+class DeviceUnbound(Message):
+    """A device does no longer what its holder had it do; sent by its agent.
+
+    Its reservation is over, its behaviour is being changed, or the agent is stopping.
+    """
+
+    event: Literal["device_unbound"] = "device_unbound"
+    reservation: Name
+    agent: Name
+    device: Name
+
+
+class AgentStopping(Message):
+    """An agent is being stopped, and some of a reservation's devices with it."""
+
+    event: Literal["agent_stopping"] = "agent_stopping"
+    reservation: Name
+    agent: Name
+    devices: tuple[Name, ...]
+
+
+class FailureReason(StrEnum):
+    """Why a device was taken out of a reservation."""
+
+    BROKEN = "broken"
+    GONE = "gone"
+    """It was unplugged, or its agent does not have it any more."""
+    AGENT_GONE = "agent_gone"
+
+
+class DeviceFailed(Message):
+    """A device was taken out of a reservation, which goes on with the others; sent by control."""
+
+    event: Literal["device_failed"] = "device_failed"
+    reservation: Name
+    agent: Name
+    device: Name
+    reason: FailureReason
+    detail: str | None = None
+
+
+class ReservationExpiring(Message):
+    """A lease will soon end; extend it to go on. Sent by control."""
+
+    event: Literal["reservation_expiring"] = "reservation_expiring"
+    reservation: Name
+    expires_at: UtcTime
+
+
+class ReservationEnded(Message):
+    """A reservation is over; sent by control."""
+
+    event: Literal["reservation_ended"] = "reservation_ended"
+    reservation: Name
+    reason: EndReason
+
+
+Event = Annotated[
+    EvaluationFinished
+    | CommandRefused
+    | DeviceReady
+    | DeviceUnbound
+    | DeviceFailed
+    | AgentStopping
+    | ReservationExpiring
+    | ReservationEnded,
+    Field(discriminator="event"),
+]
 """Any event; its field `event` says which."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from icefarm_schemas.errors import Error
+from icefarm_schemas.history import HistoryRequest, Transition, Usage, UsageRequest
 from icefarm_schemas.message import Message
 from icefarm_schemas.names import Name
 from icefarm_schemas.states import ReservationState
@@ -23,6 +24,14 @@ MAX_WAIT = 7 * 86400.0
 DEFAULT_DURATION = 3600.0
 """Seconds of a lease whose request names none."""
 
+MAX_LEASE = 86400.0
+"""Seconds: how far in the future a lease may end; longer work extends it on the way."""
+
+DEFAULT_DEVICE_GRACE = 30.0
+"""Seconds for which a device may be away before it counts as lost."""
+
+_MAX_GRACE = 86400.0
+
 
 class Operation(StrEnum):
     """The last level of a request's topic."""
@@ -30,6 +39,10 @@ class Operation(StrEnum):
     RESERVE = "reserve"
     EXTEND = "extend"
     RELEASE = "release"
+    CHANGE = "change"
+    TAKE_OVER = "take_over"
+    HISTORY = "history"
+    USAGE = "usage"
 
 
 class OnSessionEnd(StrEnum):
@@ -49,22 +62,28 @@ def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+_Arguments = Annotated[dict[str, Any], AfterValidator(_check_arguments)]
+
+
 class ReserveRequest(Message):
     """Take devices: `count` of any that offer the behaviour, or exactly the named `devices`.
 
-    All of them or none. Where they are not free, the request waits in the queue for up to `wait`
+    A `product` and `labels` narrow the choice to the devices that have them. All that are asked for
+    or none. Where they are not free, the request waits in the queue for up to `wait`
     seconds; without `wait`, it is refused. Those with a higher `priority` are served first, and
     within one priority those that came first. `duration` is that of the lease, in seconds, from the
-    moment at which there are devices.
+    moment at which there are devices. A device whose agent is away for longer than `device_grace`
+    seconds is lost, and the others stay.
     """
 
     behaviour: Name
     count: int | None = Field(default=None, ge=1, le=MAX_DEVICES)
     devices: tuple[Name, ...] | None = Field(default=None, min_length=1, max_length=MAX_DEVICES)
-    arguments: Annotated[dict[str, Any], AfterValidator(_check_arguments)] = Field(
-        default_factory=dict
-    )
+    product: str | None = Field(default=None, min_length=1, max_length=200)
+    labels: dict[Name, str] = Field(default_factory=dict, max_length=32)
+    arguments: _Arguments = Field(default_factory=dict)
     duration: float = Field(default=DEFAULT_DURATION, gt=0, allow_inf_nan=False)
+    device_grace: float = Field(default=DEFAULT_DEVICE_GRACE, ge=0, le=_MAX_GRACE)
     on_session_end: OnSessionEnd = OnSessionEnd.RELEASE
     wait: float | None = Field(default=None, gt=0, le=MAX_WAIT)
     priority: int = Field(default=0, ge=-10, le=10)
@@ -78,35 +97,77 @@ class ReserveRequest(Message):
         return self
 
 
-class ExtendRequest(Message):
-    """Let a lease end `duration` seconds from now."""
+class _Selection(Message):
+    """What a request is about: some reservations of the client's, some devices, or `all`.
 
-    reservation: Name
+    Exactly one of the three. Where one of those that are named cannot be served, none is.
+    """
+
+    reservations: tuple[Name, ...] | None = Field(default=None, min_length=1, max_length=1000)
+    devices: tuple[Name, ...] | None = Field(default=None, min_length=1, max_length=MAX_DEVICES)
+    all: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> Self:
+        given = (self.reservations is not None) + (self.devices is not None) + self.all
+        if given != 1:
+            raise ValueError("give one of reservations, devices and all")
+        named = self.reservations or self.devices or ()
+        if len(set(named)) != len(named):
+            raise ValueError("one is named twice")
+        return self
+
+
+class ExtendRequest(_Selection):
+    """Let leases end `duration` seconds from now; of devices, that of their reservations."""
+
     duration: float = Field(default=DEFAULT_DURATION, gt=0, allow_inf_nan=False)
 
 
-class ReleaseRequest(Message):
-    """Give back all devices of a reservation."""
+class ReleaseRequest(_Selection):
+    """Give devices back. Reservations end; one of which devices are named keeps the others."""
 
-    reservation: Name
+
+class ChangeRequest(_Selection):
+    """Let devices do something else while they stay reserved, or the same with other arguments."""
+
+    behaviour: Name
+    arguments: _Arguments = Field(default_factory=dict)
+
+
+class TakeOverRequest(Message):
+    """Become the session that reservations of the same client belong to, and hear of them."""
+
+    reservations: tuple[Name, ...] = Field(min_length=1, max_length=1000)
 
 
 REQUESTS: dict[str, type[Message]] = {
     Operation.RESERVE: ReserveRequest,
     Operation.EXTEND: ExtendRequest,
     Operation.RELEASE: ReleaseRequest,
+    Operation.CHANGE: ChangeRequest,
+    Operation.TAKE_OVER: TakeOverRequest,
+    Operation.HISTORY: HistoryRequest,
+    Operation.USAGE: UsageRequest,
 }
 """The message of each operation."""
 
 
 class Reply(Message):
-    """`clients/{client}/{session}/replies`: an answer, found by its correlation data."""
+    """`clients/{client}/{session}/replies`: an answer, found by its correlation data.
 
-    reservation: ReservationState | None = None
+    One of the four: the reservations that a request was about, what was asked for, or the error
+    that came instead.
+    """
+
+    reservations: tuple[ReservationState, ...] | None = None
+    history: tuple[Transition, ...] | None = None
+    usage: Usage | None = None
     error: Error | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.reservation is None) == (self.error is None):
-            raise ValueError("a reply holds either a reservation or an error")
+    def _one_of_them(self) -> Self:
+        given = (self.reservations, self.history, self.usage, self.error)
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("a reply holds one of reservations, history, usage and error")
         return self

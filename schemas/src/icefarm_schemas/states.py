@@ -17,12 +17,41 @@ class Presence(StrEnum):
 
 
 class ControlState(Message):
-    """`control/state`: whether requests are answered."""
+    """`control/state`: whether requests are answered.
+
+    A control process that begins to lead says `offline` until it knows the farm's devices.
+    """
 
     status: Presence
     contract: str | None = None
     version: str | None = None
     started_at: UtcTime | None = None
+
+
+class ControlProcessState(Message):
+    """`control/processes/{process}/state`: one of the processes that share control's work.
+
+    It is removed when the process is gone, by its will if need be.
+    """
+
+    version: str
+    started_at: UtcTime
+
+
+class Count(Message):
+    """How many devices are free to be reserved, of how many that the farm knows."""
+
+    available: int
+    total: int
+
+
+class Availability(Message):
+    """`control/availability`: what could be reserved now, and how many wait in the queue."""
+
+    devices: Count
+    behaviours: dict[Name, Count] = Field(default_factory=dict)
+    products: dict[str, Count] = Field(default_factory=dict)
+    queued: int = 0
 
 
 class AgentState(Message):
@@ -70,6 +99,7 @@ class DeviceState(Message):
     status: DeviceStatus
     product: str
     behaviours: tuple[Name, ...]
+    labels: dict[Name, str] = Field(default_factory=dict)
     behaviour: Name | None = None
     reservation: Name | None = None
     detail: str | None = None
@@ -77,13 +107,18 @@ class DeviceState(Message):
 
 
 class Assignment(Message):
-    """`agents/{agent}/devices/{device}/assignment`: what control wants; no message means free."""
+    """`agents/{agent}/devices/{device}/assignment`: what control wants; no message means free.
+
+    The lease was given or extended at `granted_at`: an agent counts from there by its monotonic
+    clock, whatever its wall clock shows.
+    """
 
     reservation: Name
     client: Name
     session: Name
     behaviour: Name
     arguments: dict[str, Any] = Field(default_factory=dict)
+    granted_at: UtcTime
     expires_at: UtcTime
 
 
@@ -107,19 +142,23 @@ class EndReason(StrEnum):
     SESSION_GONE = "session_gone"
     NOT_SERVED = "not_served"
     """It waited in the queue for as long as it was ready to."""
+    DEVICES_LOST = "devices_lost"
+    """The last of its devices went away or broke."""
 
 
-class DeviceName(Message):
-    """A device and the agent that has it."""
+class HeldDevice(Message):
+    """A device of a reservation, the agent that has it, and what it is to do."""
 
     agent: Name
     device: Name
+    behaviour: Name
 
 
 class ReservationState(Message):
     """`reservations/{reservation}/state`, and the answer to each request about one.
 
     A queued one has a `position` and a time that it `waits_until`, and neither devices nor a lease.
+    `devices` shrinks when one is lost or given back; the last ones stay in it when it has ended.
     """
 
     reservation: Name
@@ -127,7 +166,7 @@ class ReservationState(Message):
     client: Name
     session: Name
     behaviour: Name
-    devices: tuple[DeviceName, ...] = ()
+    devices: tuple[HeldDevice, ...] = ()
     created_at: UtcTime
     expires_at: UtcTime | None = None
     position: int | None = None

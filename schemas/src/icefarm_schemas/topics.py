@@ -17,6 +17,8 @@ from icefarm_schemas.requests import REQUESTS, Reply
 from icefarm_schemas.states import (
     AgentState,
     Assignment,
+    Availability,
+    ControlProcessState,
     ControlState,
     DeviceState,
     ReservationState,
@@ -135,6 +137,25 @@ class ControlStateTopic(Topic, template="control/state", carries=ControlState, r
 
 
 @dataclass(frozen=True)
+class ControlProcessTopic(
+    Topic,
+    template="control/processes/{process}/state",
+    carries=ControlProcessState,
+    retained=True,
+):
+    """One of the processes that answer requests; written by it and, as its will, removed."""
+
+    process: str
+
+
+@dataclass(frozen=True)
+class AvailabilityTopic(
+    Topic, template="control/availability", carries=Availability, retained=True
+):
+    """How many devices are free; written by control whenever that changes."""
+
+
+@dataclass(frozen=True)
 class AgentStateTopic(Topic, template="agents/{agent}/state", carries=AgentState, retained=True):
     """Whether an agent is there; written by the agent and, as its will, by the broker."""
 
@@ -185,7 +206,7 @@ class RepliesTopic(
 class EventsTopic(
     Topic, template="clients/{client}/{session}/events", carries=Event, retained=False
 ):
-    """Results and refusals from agents for one session."""
+    """What happens to the reservations of one session; from agents and from control."""
 
     client: str
     session: str

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -78,7 +78,7 @@ def show_error(error: FarmError) -> None:
     err.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True)
 
 
-def fail(error: FarmError) -> None:
+def fail(error: FarmError) -> NoReturn:
     """Say what happened and exit."""
     show_error(error)
     match error:

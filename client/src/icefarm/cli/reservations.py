@@ -1,7 +1,8 @@
-"""`icefarm reserve`, `extend` and `release`."""
+"""`icefarm reserve`, `extend`, `change` and `release`."""
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ from rich.markup import escape
 
 from icefarm.cli.app import Broker, Json, Name, app, fail, open_farm, out, print_json, show_error
 from icefarm.errors import FarmError, InvalidRequestError
-from icefarm_schemas import DEFAULT_DURATION, ReservationState
+from icefarm_schemas import DEFAULT_DURATION, ReservationState, ReservationStatus
 
 Duration = Annotated[float, typer.Option(help="Seconds until the lease ends.", min=0.1)]
 Wait = Annotated[
@@ -18,7 +19,14 @@ Wait = Annotated[
 Priority = Annotated[
     int, typer.Option(help="In the queue: higher ones are served first.", min=-10, max=10)
 ]
-Ids = Annotated[list[str], typer.Argument(help="Ids, as `icefarm reserve` printed them.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids, as `icefarm reserve` printed them.")]
+Boards = Annotated[
+    list[str] | None, typer.Option("--board", help="This board of yours; repeat it for several.")
+]
+All = Annotated[bool, typer.Option("--all", help="Everything that you hold.")]
+Arguments = Annotated[
+    list[str] | None, typer.Option("--argument", help="For the behaviour, as key=value.")
+]
 
 
 def _show(state: ReservationState, words: str, as_json: bool) -> None:
@@ -30,14 +38,22 @@ def _show(state: ReservationState, words: str, as_json: bool) -> None:
         out.print(line, soft_wrap=True)
 
 
-def _each(
-    reservations: list[str], work: Callable[[str], ReservationState]
+def _on_each(
+    chosen: list[str],
+    boards: list[str] | None,
+    everything: bool,
+    work: Callable[..., list[ReservationState]],
 ) -> Iterator[ReservationState]:
-    """Do it for all of them, and fail at the end with the first that was refused."""
+    """Do it for each reservation that is named, and fail at the end with the first refusal."""
+    if (bool(chosen) + bool(boards) + everything) != 1:
+        fail(InvalidRequestError("say what: ids of reservations, or --board, or --all"))
+    if not chosen:
+        yield from work(boards=boards, everything=everything)
+        return
     refused: list[FarmError] = []
-    for reservation in reservations:
+    for reservation in chosen:
         try:
-            yield work(reservation)
+            yield from work(reservation)
         except FarmError as error:
             if refused:
                 show_error(error)
@@ -49,15 +65,21 @@ def _each(
 def parse_arguments(pairs: list[str]) -> dict[str, Any]:
     """`key=value` pairs; a value that is JSON is taken as such, any other as text."""
     arguments: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            fail(InvalidRequestError(f"an argument is written key=value, not {pair!r}"))
+    for key, value in parse_pairs("argument", pairs):
         try:
             arguments[key] = json.loads(value)
         except (ValueError, RecursionError):
             arguments[key] = value
     return arguments
+
+
+def parse_pairs(what: str, pairs: list[str]) -> Iterator[tuple[str, str]]:
+    """`key=value` pairs."""
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            fail(InvalidRequestError(f"the {what} {pair!r} is not written key=value"))
+        yield key, value
 
 
 @app.command()
@@ -67,9 +89,11 @@ def reserve(
         list[str] | None, typer.Option(help="Exactly this board; repeat it for several.")
     ] = None,
     behaviour: Annotated[str, typer.Option(help="What the boards are to do.")] = "pulsecount",
-    argument: Annotated[
-        list[str] | None, typer.Option(help="For the behaviour, as key=value.")
+    product: Annotated[str | None, typer.Option(help="Only boards of this product.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Only boards labelled key=value; repeat it.")
     ] = None,
+    argument: Arguments = None,
     duration: Duration = DEFAULT_DURATION,
     wait: Wait = None,
     priority: Priority = 0,
@@ -82,11 +106,14 @@ def reserve(
     Example: icefarm reserve --count 2 --duration 600 --wait 300
     """
     arguments = parse_arguments(argument or [])
+    labels = {key: str(value) for key, value in parse_pairs("label", label or [])}
     with open_farm(broker, name) as farm:
         reservation = farm.reserve(
             None if board else count,
             boards=board,
             behaviour=behaviour,
+            product=product,
+            labels=labels,
             arguments=arguments,
             duration=duration,
             keep=True,
@@ -99,7 +126,9 @@ def reserve(
 
 @app.command()
 def extend(
-    reservations: Ids,
+    reservations: Ids = None,
+    board: Boards = None,
+    everything: All = False,
     duration: Duration = DEFAULT_DURATION,
     broker: Broker = None,
     name: Name = None,
@@ -110,18 +139,47 @@ def extend(
     Example: icefarm extend 3f9a1c2b7d --duration 3600
     """
     with open_farm(broker, name) as farm:
-        for state in _each(reservations, lambda reservation: farm.extend(reservation, duration)):
+        longer = partial(farm.extend, duration=duration)
+        for state in _on_each(reservations or [], board, everything, longer):
             _show(state, f"now ends {state.expires_at:%Y-%m-%d %H:%M:%S} UTC", as_json)
 
 
 @app.command()
-def release(
-    reservations: Ids, broker: Broker = None, name: Name = None, as_json: Json = False
+def change(
+    behaviour: Annotated[str, typer.Option(help="What the boards are to do from now on.")],
+    reservations: Ids = None,
+    board: Boards = None,
+    everything: All = False,
+    argument: Arguments = None,
+    broker: Broker = None,
+    name: Name = None,
+    as_json: Json = False,
 ) -> None:
-    """Give back the boards of reservations.
+    """Let boards do something else while they stay reserved.
+
+    Example: icefarm change 3f9a1c2b7d --behaviour variance --argument waveform=true
+    """
+    arguments = parse_arguments(argument or [])
+    with open_farm(broker, name) as farm:
+        other = partial(farm.change, behaviour=behaviour, arguments=arguments)
+        for state in _on_each(reservations or [], board, everything, other):
+            _show(state, "changes", as_json)
+
+
+@app.command()
+def release(
+    reservations: Ids = None,
+    board: Boards = None,
+    everything: All = False,
+    broker: Broker = None,
+    name: Name = None,
+    as_json: Json = False,
+) -> None:
+    """Give back the boards of reservations, or some of them.
 
     Example: icefarm release 3f9a1c2b7d
     """
     with open_farm(broker, name) as farm:
-        for state in _each(reservations, farm.release):
-            _show(state, "is released", as_json)
+        for state in _on_each(reservations or [], board, everything, farm.release):
+            over = state.status is ReservationStatus.ENDED
+            _show(state, "is released" if over else "keeps", as_json)

@@ -1,0 +1,85 @@
+"""A reservation on its way: asked for, perhaps queued, and waited for until it can be used."""
+
+from collections.abc import Generator
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from icefarm.async_reservation import AsyncReservation
+from icefarm.errors import FarmError, NotAvailableError, ReservationEndedError
+from icefarm.session import Session
+from icefarm_schemas import (
+    EndReason,
+    Operation,
+    ReservationState,
+    ReservationStatus,
+    ReserveRequest,
+)
+from icefarm_schemas.topics import ReservationStateTopic
+
+if TYPE_CHECKING:
+    from icefarm.async_client import AsyncClient
+
+
+class Reserving:
+    """Await it, or enter it with `async with`, which releases the boards at its end."""
+
+    def __init__(self, client: "AsyncClient", session: Session, request: ReserveRequest) -> None:
+        self._client, self._session, self._request = client, session, request
+
+    def __await__(self) -> Generator[Any, None, AsyncReservation]:
+        return self._reserve().__await__()
+
+    async def __aenter__(self) -> AsyncReservation:
+        self._reservation = await self
+        return self._reservation
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._reservation.__aexit__(kind, error, traceback)
+
+    async def _reserve(self) -> AsyncReservation:
+        reply = await self._session.ask(Operation.RESERVE, self._request)
+        assert reply.reservations is not None  # Each operation has its kind of reply.
+        [state] = reply.reservations
+        try:
+            if state.status is ReservationStatus.QUEUED:
+                state = await self._until_served(state.reservation)
+            reservation = await self._client._open(state)
+            await reservation.wait_until_ready()
+        except BaseException:
+            # The reason is worth more than what goes wrong on the way out.
+            with suppress(FarmError):
+                await self._client.release(state.reservation)
+            raise
+        return reservation
+
+    async def _until_served(self, reservation: str) -> ReservationState:
+        topic = ReservationStateTopic(reservation).build(self._session.root)
+        view = self._session.view
+        self._session.follow(reservation)
+        try:
+            await self._session.subscribe(topic)
+            while True:
+                state = view.reservations.get(reservation)
+                if state is not None and state.status is ReservationStatus.ACTIVE:
+                    return state
+                if reservation in view.ended:
+                    raise _not_served(reservation, view.ended[reservation])
+                await self._session.while_listening(view.changed())
+        except BaseException:
+            await self._session.connection.unsubscribe(topic)
+            raise
+        finally:
+            self._session.unfollow(reservation)
+
+
+def _not_served(reservation: str, reason: EndReason | None) -> FarmError:
+    if reason is EndReason.NOT_SERVED:
+        return NotAvailableError("there were not enough free boards for as long as was waited")
+    why = reason.replace("_", " ") if reason else "while this client was away"
+    return ReservationEndedError(f"the reservation {reservation} left the queue: {why}")

@@ -1,0 +1,241 @@
+"""One running process in the farm: its connection, what it sees, asks for, and follows."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from icefarm.errors import (
+    FarmError,
+    NoSuchReservationError,
+    ReservationEndedError,
+    end_reason,
+    from_broker,
+    from_error,
+)
+from icefarm.requests import make
+from icefarm.view import View
+from icefarm_broker import (
+    BrokerAddress,
+    BrokerError,
+    Connected,
+    Connection,
+    Invalid,
+    PresenceMessages,
+    Received,
+    Requester,
+    Synced,
+)
+from icefarm_schemas import (
+    AgentState,
+    CommandRefused,
+    DeviceFailed,
+    EvaluationFinished,
+    Event,
+    Message,
+    Operation,
+    Presence,
+    Reply,
+    ReservationEnded,
+    ReservationState,
+    SessionState,
+    TakeOverRequest,
+    utc_now,
+)
+from icefarm_schemas.topics import (
+    AgentStateTopic,
+    AvailabilityTopic,
+    ControlStateTopic,
+    EventsTopic,
+    RepliesTopic,
+    ReservationStateTopic,
+    SessionStateTopic,
+)
+
+_PATIENCE = 3.0
+"""Seconds for the first connection."""
+_REQUEST_TIMEOUT = 30.0
+_ASK_AGAIN = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Follower(Protocol):
+    """Who hears what happens to a reservation."""
+
+    def take(self, event: EvaluationFinished | CommandRefused | DeviceFailed) -> None:
+        """An event of the reservation has come."""
+
+    def send_again(self, agent: str) -> None:
+        """Commands to an agent, or its results, may have been lost."""
+
+
+class Session:
+    """The session of a client; its end, told by the broker, ends what it reserved."""
+
+    def __init__(self, address: BrokerAddress, client: str, grace: float) -> None:
+        self.client, self.id = client, secrets.token_hex(4)
+        self.root = address.root
+        self.view = View()
+        names = {"client": self.client, "session": self.id}
+        self.connection = Connection(
+            address,
+            f"client-{self.client}-{self.id}",
+            PresenceMessages(
+                SessionStateTopic(self.client, self.id),
+                SessionState(status=Presence.ONLINE, grace=grace, since=utc_now()),
+                SessionState(status=Presence.OFFLINE),
+                will_delay=grace,
+                farewell=b"",
+            ),
+            subscriptions=[
+                RepliesTopic.pattern(self.root, **names),
+                EventsTopic.pattern(self.root, **names),
+                ControlStateTopic.pattern(self.root),
+                AvailabilityTopic.pattern(self.root),
+            ],
+            session_expiry=grace,
+            patience=_PATIENCE,
+        )
+        self._requester = Requester(
+            self.connection, self.client, self.id, lambda: self.view.is_served
+        )
+        self._synced = asyncio.Event()
+        self._followed: dict[str, Follower | None] = {}
+        # Of these, nothing has been heard since the connection was made again.
+        self._unheard: set[str] = set()
+        self._asking: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Connect, and wait until the state of the farm is known.
+
+        Raises:
+            FarmUnreachableError, FarmPermissionError: there is no broker, or it refuses.
+        """
+        try:
+            await self.connection.__aenter__()
+        except BrokerError as error:
+            raise from_broker(error) from error
+        self._listener = asyncio.create_task(self._listen(), name="icefarm listener")
+        try:
+            await self.while_listening(self._synced.wait())
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End the session; what it reserved without `keep` is released by that."""
+        tasks = [self._listener, *self._asking]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.connection.__aexit__(None, None, None)
+
+    async def ask(self, operation: Operation, message: Message) -> Reply:
+        """Ask control and return its reply.
+
+        Raises:
+            FarmError: it refused, or did not answer.
+        """
+        try:
+            reply = await self._requester.request(operation, message, timeout=_REQUEST_TIMEOUT)
+        except BrokerError as error:
+            raise from_broker(error) from error
+        if reply.error is not None:
+            raise from_error(reply.error)
+        for state in reply.reservations or ():
+            self.view.put(state)
+        return reply
+
+    async def take_over(self, reservation: str) -> ReservationState:
+        """Become the one who hears of a reservation, and learn its state.
+
+        Raises:
+            NoSuchReservationError, ReservationEndedError, NotHolderError.
+        """
+        request = make(TakeOverRequest, reservations=(reservation,))
+        reply = await self.ask(Operation.TAKE_OVER, request)
+        assert reply.reservations is not None  # Each operation has its kind of reply.
+        return reply.reservations[0]
+
+    def follow(self, reservation: str, follower: Follower | None = None) -> None:
+        """Let `follower` hear of a reservation, and ask after it when that may be missed."""
+        self._followed[reservation] = follower
+
+    def unfollow(self, reservation: str) -> None:
+        """Undo `follow`."""
+        self._followed.pop(reservation, None)
+
+    async def subscribe(self, *filters: str) -> None:
+        """Subscribe, and return when what is retained there has been seen."""
+        try:
+            await self.while_listening(self.connection.subscribe_and_sync(*filters))
+        except BrokerError as error:
+            raise from_broker(error) from error
+
+    async def while_listening(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Wait for what only the listener can bring about, unless it has failed."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait([task, self._listener], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self._listener.result()
+        finally:
+            task.cancel()
+        await task
+
+    async def _listen(self) -> None:
+        async for happening in self.connection:
+            match happening:
+                case Connected():
+                    self._unheard = set(self._followed)
+                case Synced():
+                    self._synced.set()
+                    for reservation in self._unheard:
+                        task = asyncio.create_task(self._ask_after(reservation))
+                        self._asking.add(task)
+                        task.add_done_callback(self._asking.discard)
+                    self._unheard = set()
+                case Received(EventsTopic(), event):
+                    self._take(event)
+                case Received():
+                    if not self._requester.receive(happening):
+                        self._observe(happening)
+                case Invalid(_, why, delivery):
+                    log.warning("ignored a message on %s: %s", delivery.topic, why)
+
+    def _take(self, event: Event) -> None:
+        log.debug("%s", event)
+        follower = self._followed.get(event.reservation)
+        match event:
+            case ReservationEnded():
+                self.view.end(event.reservation, event.reason)
+            case EvaluationFinished() | CommandRefused() | DeviceFailed() if follower is not None:
+                follower.take(event)
+            case EvaluationFinished() | CommandRefused():
+                log.info("a result that nobody here waits for: %s", event)
+
+    def _observe(self, received: Received) -> None:
+        if isinstance(received.topic, ReservationStateTopic):
+            self._unheard.discard(received.topic.reservation)
+        self.view.observe(received)
+        match received:
+            case Received(AgentStateTopic(agent), AgentState(status=Presence.ONLINE)):
+                # It says so whenever it, or this session, has been away.
+                for follower in self._followed.values():
+                    if follower is not None:
+                        follower.send_again(agent)
+
+    async def _ask_after(self, reservation: str) -> None:
+        """What is not retained may be over, or the broker has forgotten it: control knows."""
+        while reservation in self._followed:
+            try:
+                await self.take_over(reservation)
+            except (ReservationEndedError, NoSuchReservationError) as error:
+                self.view.end(reservation, end_reason(error))
+            except FarmError as error:
+                log.info("the state of %s is not known yet: %s", reservation, error)
+                await asyncio.sleep(_ASK_AGAIN)
+                continue
+            return

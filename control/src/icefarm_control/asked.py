@@ -1,0 +1,133 @@
+"""A request as it came, and the answer to it: carried out by functions.sql, explained here."""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import psycopg
+
+from icefarm_control.database import Cursor, Database, all_rows
+from icefarm_control.history import history, usage
+from icefarm_control.refusals import why_refused
+from icefarm_schemas import (
+    Error,
+    ErrorCode,
+    HistoryRequest,
+    Message,
+    Reply,
+    ReserveRequest,
+    UsageRequest,
+)
+from icefarm_schemas.topics import RepliesTopic
+
+_CARRY_OUT = """
+    SELECT carry_out(asked->>'client', asked->>'session', decode(asked->>'correlation', 'hex'),
+                     asked->>'operation', asked->>'id', asked->'request')::text AS reply
+    FROM jsonb_array_elements(%(asked)s::jsonb) AS asked
+"""
+
+_ON_ITS_WAY = 0.1
+"""Seconds; far more than it takes from the broker to the database."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request and who asks, by the topic that it came on."""
+
+    client: str
+    session: str
+    correlation: bytes
+    operation: str
+    request: Message
+
+    @property
+    def replies(self) -> RepliesTopic:
+        """Where the answer goes."""
+        return RepliesTopic(self.client, self.session)
+
+    def as_json(self) -> str:
+        """As `carry_out` is called with it."""
+        # The id of a new reservation: short enough to be typed, not to be guessed within a lease.
+        head = {
+            "client": self.client,
+            "session": self.session,
+            "correlation": self.correlation.hex(),
+            "operation": self.operation,
+            "id": secrets.token_hex(5),
+        }
+        request = self.request.model_dump_json(exclude_none=True)
+        return json.dumps(head)[:-1] + ', "request": ' + request + "}"
+
+
+async def carry_out(database: Database, batch: Sequence[Asked]) -> list[bytes | None]:
+    """Carry out requests in one transaction, in their order, and return the replies' payloads.
+
+    None for one that cannot be carried out, see `refuse`. One that fails is a defect, of which
+    whoever asked is told; the others are carried out.
+    """
+    together = "[" + ",".join(asked.as_json() for asked in batch) + "]"
+    try:
+        rows = await database.call(_CARRY_OUT, {"asked": together})
+    except psycopg.errors.UniqueViolation:
+        # One of them came twice, and has been carried out already: its answer is remembered.
+        return [reply for asked in batch for reply in await carry_out(database, [asked])]
+    except psycopg.Error as error:
+        if len(batch) > 1:
+            return [reply for asked in batch for reply in await carry_out(database, [asked])]
+        log.error("%s of %s failed", batch[0].operation, batch[0].client, exc_info=error)
+        message = "control failed on this request; its log says why"
+        return [Reply(error=Error(code=ErrorCode.INTERNAL, message=message)).encode()]
+    return [None if row["reply"] is None else row["reply"].encode() for row in rows]
+
+
+async def refuse(database: Database, asked: Asked) -> bytes:
+    """Answer a request that was not carried out: with what it asks for, or why not."""
+    while True:
+        if isinstance(asked.request, ReserveRequest):
+            # A board that its agent has just reported may be on its way to the database.
+            await asyncio.sleep(_ON_ITS_WAY)
+            [reply] = await carry_out(database, [asked])
+            if reply is not None:
+                return reply
+        refused = await database.transaction(partial(_explain, asked))
+        # Without a reason, what stood in the way has gone meanwhile.
+        if refused is not None:
+            return refused.encode()
+        [reply] = await carry_out(database, [asked])
+        if reply is not None:
+            return reply
+
+
+async def _explain(asked: Asked, cursor: Cursor) -> Reply | None:
+    match asked.request:
+        case HistoryRequest() as request:
+            return Reply(history=await history(cursor, request))
+        case UsageRequest() as request:
+            return Reply(usage=await usage(cursor, request))
+    refusal = await why_refused(cursor, asked.client, asked.request)
+    if refusal is None:
+        return None
+    log.info("refused %s of %s: %s", asked.operation, asked.client, refusal.error.message)
+    reply = Reply(error=refusal.error)
+    # Kept to when the request comes again: whoever asked has gone another way by then.
+    await all_rows(
+        cursor,
+        """
+        INSERT INTO answer (client, session, correlation, reply, answered_at)
+        VALUES (%(client)s, %(session)s, %(correlation)s, %(reply)s, now())
+        ON CONFLICT DO NOTHING
+        """,
+        {
+            "client": asked.client,
+            "session": asked.session,
+            "correlation": asked.correlation,
+            "reply": reply.encode().decode(),
+        },
+    )
+    return reply

@@ -1,0 +1,125 @@
+"""Answering requests: any number of control processes do it, each request by one of them.
+
+    the broker  ->  _listen  ->  what has come meanwhile  ->  Postgres  ->  replies
+
+What is done is told by whoever leads (leader.py), not here.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections import deque
+from importlib.metadata import version
+
+from icefarm_broker import (
+    BrokerAddress,
+    BrokerError,
+    Connection,
+    Invalid,
+    PresenceMessages,
+    Received,
+)
+from icefarm_control.asked import Asked, carry_out, refuse
+from icefarm_control.database import Database
+from icefarm_control.refusals import RefusedError, check_lease
+from icefarm_schemas import ControlProcessState, ErrorCode, Reply, utc_now
+from icefarm_schemas.topics import ControlProcessTopic, RepliesTopic, RequestTopic
+
+_MOST_AT_ONCE = 64
+"""Requests in one transaction."""
+
+log = logging.getLogger(__name__)
+
+
+class Requests:
+    """Answers requests until it is cancelled. The database must be open."""
+
+    def __init__(self, database: Database, address: BrokerAddress) -> None:
+        self._database = database
+        process = secrets.token_hex(4)
+        self._connection = Connection(
+            address,
+            f"control-{process}",
+            PresenceMessages(
+                ControlProcessTopic(process),
+                ControlProcessState(version=version("icefarm-control"), started_at=utc_now()),
+                will=b"",
+                farewell=b"",
+            ),
+            # A clean start: nobody listens for a process that is away, and the broker says so.
+            subscriptions=[f"$share/control/{RequestTopic.pattern(address.root)}"],
+        )
+        self._waiting: deque[tuple[Asked, bytes | None]] = deque()
+        self._came = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work for ever."""
+        async with self._connection, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._work(tasks))
+
+    async def _listen(self) -> None:
+        async for happening in self._connection:
+            match happening:
+                case Received(RequestTopic()) | Invalid(RequestTopic()):
+                    await self._receive(happening)
+                case Invalid(_, why, delivery):
+                    log.warning("ignored a message on %s: %s", delivery.topic, why)
+
+    async def _receive(self, request: Received | Invalid) -> None:
+        topic, delivery = request.topic, request.delivery
+        assert isinstance(topic, RequestTopic)
+        replies = RepliesTopic(topic.client, topic.session)
+        try:
+            if isinstance(request, Invalid):
+                raise RefusedError(ErrorCode.INVALID_REQUEST, request.why)
+            if delivery.response_topic not in (None, replies.build(self._connection.root)):
+                raise RefusedError(
+                    ErrorCode.INVALID_REQUEST,
+                    f"a reply goes to {replies.build(self._connection.root)} and nowhere else",
+                )
+            check_lease(request.message)
+        except RefusedError as refusal:
+            log.info("refused %s: %s", delivery.topic, refusal)
+            reply = Reply(error=refusal.error)
+            await self._reply(replies, reply.encode(), delivery.correlation)
+        else:
+            correlation = delivery.correlation or secrets.token_bytes(8)
+            if len(correlation) > hashlib.sha256().digest_size:
+                # Any length is legal, but not as the key of an index.
+                correlation = hashlib.sha256(correlation).digest()
+            asked = Asked(
+                topic.client, topic.session, correlation, topic.operation, request.message
+            )
+            self._waiting.append((asked, delivery.correlation))
+            self._came.set()
+
+    async def _work(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            await self._came.wait()
+            self._came.clear()
+            while self._waiting:
+                count = min(len(self._waiting), _MOST_AT_ONCE)
+                batch = [self._waiting.popleft() for _ in range(count)]
+                replies = await carry_out(self._database, [asked for asked, _ in batch])
+                for (asked, correlation), reply in zip(batch, replies, strict=True):
+                    if reply is not None:
+                        tasks.create_task(self._reply(asked.replies, reply, correlation))
+                    else:
+                        tasks.create_task(self._refuse(asked, correlation))
+
+    async def _refuse(self, asked: Asked, correlation: bytes | None) -> None:
+        try:
+            reply = await refuse(self._database, asked)
+        except Exception:
+            # A defect in one request must not end the farm; whoever asked runs out of patience.
+            log.exception("no answer to %s of %s", asked.operation, asked.client)
+        else:
+            await self._reply(asked.replies, reply, correlation)
+
+    async def _reply(self, topic: RepliesTopic, reply: bytes, correlation: bytes | None) -> None:
+        try:
+            await self._connection.publish(topic, reply, correlation=correlation)
+        except BrokerError as error:
+            log.info("a reply was not taken: %s", error)
