@@ -140,7 +140,7 @@ def test_errors_say_what_to_do(farm: Processes, mosquitto: Mosquitto) -> None:
         with icefarm.Client(mosquitto.url, name="bob") as bob:
             with pytest.raises(icefarm.NotHolderError, match="held by somebody else, not by 'bob'"):
                 bob.release(held.id)
-            with pytest.raises(icefarm.NotHolderError, match="held by 'ann', not by 'bob'"):
+            with pytest.raises(icefarm.NotHolderError, match="held by somebody else, not by 'bob'"):
                 bob.find_reservation(held.id)
         with pytest.raises(icefarm.InvalidRequestError, match="cannot read /no/such: No such file"):
             list(held.evaluate(["/no/such"]))
@@ -177,18 +177,122 @@ def test_a_board_that_is_lost_fails_its_work_and_the_others_go_on(
     bitstream = circuits / "pulse_1khz.bin"
     with icefarm.Client(mosquitto.url) as client:
         until(lambda: len(client.boards()) == 6 and all_available(client))
-        with client.reserve(boards=["bench-1", "second-1"]) as reservation:
+        with client.reserve(boards=["bench-1", "second-1"], board_grace=1) as reservation:
             results = reservation.evaluate([bitstream] * 40)
             seen = [next(results) for _ in range(6)]
-            # Its boards come back for the same holder, but what they were doing is lost.
             farm.kill("agent-second")
-            farm.agent("second", boards=2)
             seen += results
+            assert reservation.boards == ("bench-1",)
+            # It comes back too late for this holder.
+            farm.agent("second", boards=2)
+            until(lambda: [b.status for b in client.boards()].count("available") == 5)
     assert sorted(r.index for r in seen) == list(range(40))
     lost = [r for r in seen if r.error is not None]
     assert 1 <= len(lost) <= 3
+    assert {str(r.error) for r in lost} == {"the board 'second-1' is lost: agent gone"}
     assert {type(r.error) for r in lost} == {icefarm.BoardLostError}
-    assert {r.board for r in lost} == {"second-1"}
+
+
+def test_an_agent_that_comes_back_in_time_goes_on_with_the_work(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    farm.agent("second", boards=2)
+    bitstream = circuits / "pulse_1khz.bin"
+    with icefarm.Client(mosquitto.url) as client:
+        until(lambda: len(client.boards()) == 6 and all_available(client))
+        with client.reserve(boards=["second-1", "second-2"]) as reservation:
+            results = reservation.evaluate([bitstream] * 20)
+            seen = [next(results) for _ in range(6)]
+            farm.kill("agent-second")
+            farm.agent("second", boards=2)
+            seen += results
+            assert reservation.boards == ("second-1", "second-2")
+    assert sorted(r.index for r in seen) == list(range(20))
+    assert {r.pulses for r in seen} == {1000}
+
+
+def test_what_boards_do_is_changed_while_they_are_held(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    with icefarm.Client(mosquitto.url, name="ann") as client, client.reserve(2) as held:
+        one, other = held.boards
+        held.change("variance", boards=[one])
+        assert held.behaviour == "pulsecount"
+        results = held.evaluate([circuits / "pulse_1khz.bin"], on_every_board=True)
+        by_board = {result.board: result for result in results}
+        assert by_board[one].variance is not None
+        assert by_board[other].pulses == 1000
+        held.change("variance", arguments={"waveform": True})
+        assert held.behaviour == "variance"
+        results = held.evaluate([circuits / "silent.bin"], on_every_board=True)
+        assert {result.waveform for result in results} == {(0,) * 500}
+        with pytest.raises(icefarm.NoSuchBehaviourError, match="does not offer 'dance' but"):
+            held.change("dance")
+        with pytest.raises(icefarm.BoardLostError, match="takes no arguments; it was given x"):
+            held.change("pulsecount", boards=[one], arguments={"x": 1})
+        assert held.boards == (other,)
+
+
+def test_boards_are_given_back_one_after_the_other(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    with icefarm.Client(mosquitto.url, name="ann") as client:
+        first, second = client.reserve(2), client.reserve(1)
+        gone, kept = first.boards
+        first.release([gone])
+        assert first.boards == (kept,)
+        assert [r.pulses for r in first.evaluate([circuits / "pulse_1khz.bin"])] == [1000]
+        longer = client.extend(everything=True, duration=7200)
+        assert {state.reservation for state in longer} == {first.id, second.id}
+        [state] = client.extend(boards=[kept], duration=9000)
+        assert state.reservation == first.id
+        with pytest.raises(icefarm.NotHolderError, match=f"'{gone}' is in no reservation of 'ann'"):
+            client.release(boards=[gone, kept])
+        assert len(client.release(everything=True)) == 2
+        assert client.release(everything=True) == []
+        client.wait_until_available(4, timeout=30)
+        with pytest.raises(icefarm.TimedOutError, match="4 boards with 'pulsecount' are free"):
+            client.wait_until_available(5, timeout=0.1)
+        assert client.availability().behaviours["variance"].total == 4
+        what = [(step.what, step.devices) for step in client.history(reservation=first.id)]
+        assert what == [
+            ("ended", (kept,)),
+            ("extended", ()),
+            ("extended", ()),
+            ("returned", (gone,)),
+            ("active", (gone, kept)),
+        ]
+        assert [used.name for used in client.usage().clients] == ["ann"]
+
+
+def test_boards_are_chosen_by_label_and_product(farm: Processes, mosquitto: Mosquitto) -> None:
+    farm.agent("attic", boards=1, labels=("site=attic",))
+    with icefarm.Client(mosquitto.url, name="ann") as client:
+        until(lambda: len(client.boards()) == 5 and all_available(client))
+        with client.reserve(labels={"site": "attic"}) as held:
+            assert held.boards == ("attic-1",)
+            with pytest.raises(icefarm.NotAvailableError, match="site=attic: 1 asked for, 0 of 1"):
+                client.reserve(labels={"site": "attic"})
+        with pytest.raises(icefarm.NotAvailableError, match="of the product 'x': 1 asked for, 0"):
+            client.reserve(product="x")
+
+
+def test_the_holder_is_told_before_and_when_his_lease_ends(
+    farm: Processes, mosquitto: Mosquitto, recorder: Recorder
+) -> None:
+    with icefarm.Client(mosquitto.url, name="ann") as client:
+        held = client.reserve(1, duration=1.5)
+        until(lambda: told(recorder)[-1:] == ["reservation_ended"])
+        with pytest.raises(icefarm.ReservationEndedError, match="is over: expired"):
+            held.extend()
+    order = [name for name in told(recorder) if name.startswith("reservation_")]
+    assert order == ["reservation_expiring", "reservation_ended"]
+
+
+def told(recorder: Recorder) -> list[str]:
+    """The events so far, but for boards that are unbound, which is told by another party."""
+    events = [r.message.event for r in recorder.of(EventsTopic)]
+    return [event for event in events if event != "device_unbound"]
 
 
 async def test_the_asynchronous_client_has_the_same_names(
@@ -285,15 +389,15 @@ async def test_a_result_comes_although_the_client_was_away(
         assert mqtt is not None
         client._session.connection._up.clear()
         mqtt._client._sock_close()
-        done = len(recorder.of(EventsTopic))
-        await asyncio.to_thread(until, lambda: len(recorder.of(EventsTopic)) >= done + 2)
+        done = told(recorder).count("evaluation_finished")
+        await asyncio.to_thread(
+            until, lambda: told(recorder).count("evaluation_finished") >= done + 2
+        )
         mqtt.lost.set_exception(ConnectionError("cut"))
         seen += [result async for result in results]
     assert sorted(r.index for r in seen) == list(range(6))
-    assert all(
-        isinstance(r.message, EvaluationFinished) and r.message.measurement
-        for r in recorder.of(EventsTopic)
-    )
+    events = [r.message for r in recorder.of(EventsTopic)]
+    assert all(e.measurement for e in events if isinstance(e, EvaluationFinished))
 
 
 def test_a_farm_that_is_not_there_is_told_in_words() -> None:

@@ -10,7 +10,7 @@ import pytest
 from support.waiting import until_async
 
 from icefarm_agent.behaviours import installed_behaviours
-from icefarm_agent.device import NEXT, Device
+from icefarm_agent.device import NEXT, Device, left_of
 from icefarm_agent.evaluations import MOST_WAITING, Evaluation
 from icefarm_schemas import (
     Assignment,
@@ -32,9 +32,14 @@ class Collected:
 
     def __init__(self) -> None:
         self.results: list[EvaluationFinished] = []
+        self.told: list[tuple[str, str]] = []
+        """Other events, each with the session that it went to."""
 
     async def put(self, client: str, session: str, event: Any) -> None:
-        self.results.append(event)
+        if isinstance(event, EvaluationFinished):
+            self.results.append(event)
+        else:
+            self.told.append((event.event, session))
 
     async def wait_for(self, count: int) -> list[EvaluationFinished]:
         async def enough() -> bool:
@@ -83,13 +88,17 @@ async def living(board: ScriptedBoard) -> AsyncIterator[Life]:
 
 
 def an_assignment(reservation: str = "r", seconds: float = 60, **fields: Any) -> Assignment:
+    now = utc_now()
     return Assignment(
-        reservation=reservation,
-        client="ann",
-        session="s",
-        behaviour=fields.pop("behaviour", "pulsecount"),
-        expires_at=utc_now() + timedelta(seconds=seconds),
-        **fields,
+        **{
+            "reservation": reservation,
+            "client": "ann",
+            "session": "s",
+            "behaviour": "pulsecount",
+            "granted_at": now,
+            "expires_at": now + timedelta(seconds=seconds),
+            **fields,
+        }
     )
 
 
@@ -121,6 +130,92 @@ async def test_a_whole_life() -> None:
     assert [r.evaluation for r in results] == ["e1", "e2", "e3"]
     assert life.statuses == [S.PREPARING, S.AVAILABLE, S.STARTING, S.READY, S.CLEANING, S.AVAILABLE]
     assert board.installed == ["default", "pulsecount", "default"]
+    assert life.outbox.told == [("device_ready", "s"), ("device_unbound", "s")]
+
+
+async def test_what_a_device_does_is_changed_while_it_is_held() -> None:
+    board = ScriptedBoard(
+        {
+            "default": default,
+            "pulsecount": answering(b"pulses: 1\n"),
+            "variance": answering(b"samples: " + b",".join([b"1", b"2"] * 250) + b"\n"),
+        }
+    )
+    async with living(board) as life:
+        await life.reaches(S.AVAILABLE)
+        first = an_assignment()
+        life.device.assign(first)
+        await life.reaches(S.READY)
+        # Another session of the holder's and a longer lease are no reason to start again.
+        life.device.assign(first.model_copy(update={"session": "other"}))
+        life.device.assign(an_assignment(behaviour="variance", session="other"))
+
+        async def changed() -> bool:
+            last = life.states[-1]
+            return (last.status, last.behaviour) == (S.READY, "variance")
+
+        await until_async(changed)
+        # What it knew is known still, and what waits is done by the new behaviour.
+        await life.device.evaluate(an_evaluation(1))
+        [result] = await life.outbox.wait_for(1)
+        assert result.measurement is not None
+        assert result.measurement.variance == 499 / 500
+        assert result.behaviour == "variance"
+    assert life.statuses[2:6] == [S.STARTING, S.READY, S.STARTING, S.READY]
+    assert board.installed == ["default", "pulsecount", "variance"]
+    assert life.outbox.told[:3] == [
+        ("device_ready", "s"),
+        ("device_unbound", "other"),
+        ("device_ready", "other"),
+    ]
+
+
+async def test_what_waits_at_the_end_of_a_reservation_is_answered() -> None:
+    async with living(a_board()) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(an_assignment())
+        await life.reaches(S.READY)
+        for number in (1, 2, 3):
+            await life.device.evaluate(an_evaluation(number))
+        life.device.assign(None)
+        results = await life.outbox.wait_for(2)
+        await life.reaches(S.AVAILABLE)
+    codes = {r.evaluation: r.error and r.error.code for r in results}
+    assert codes == {"e2": ErrorCode.RESERVATION_ENDED, "e3": ErrorCode.RESERVATION_ENDED}
+
+
+@pytest.mark.parametrize(
+    ("began", "ends", "retained", "left"),
+    [
+        (-10, 50, True, 50),  # clocks agree, and it was read again
+        (0, 60, False, 60),
+        (-3600, -3540, False, 60),  # this machine's clock is an hour ahead: it comes just now
+        (3600, 3660, False, 60),  # or behind
+        (3600, 3660, True, 60),
+        (-3600, -3540, True, -3540),  # over, or of an unknown age: control repeats it if not
+    ],
+)
+def test_a_lease_is_as_long_as_control_gave_it_whatever_this_clock_says(
+    began: float, ends: float, retained: bool, left: float
+) -> None:
+    now = utc_now()
+    assignment = an_assignment(
+        granted_at=now + timedelta(seconds=began), expires_at=now + timedelta(seconds=ends)
+    )
+    assert left_of(assignment, retained) == pytest.approx(left, abs=1)
+
+
+async def test_a_lease_goes_on_when_its_assignment_is_read_again() -> None:
+    async with living(a_board()) as life:
+        await life.reaches(S.AVAILABLE)
+        now = utc_now()
+        past = an_assignment(
+            granted_at=now - timedelta(seconds=120), expires_at=now - timedelta(seconds=60)
+        )
+        life.device.assign(past)
+        await life.reaches(S.READY)
+        life.device.assign(past, retained=True)
+        assert life.device.assignment == past
 
 
 async def test_a_lease_ends_without_control() -> None:

@@ -38,7 +38,11 @@ class Processes:
         return self.start("control", script("icefarm-control"), "--database", self._database)
 
     def agent(
-        self, name: str = "bench", boards: int = 2, speed: float = 20
+        self,
+        name: str = "bench",
+        boards: int = 2,
+        speed: float = 20,
+        labels: tuple[str, ...] = (),
     ) -> subprocess.Popen[bytes]:
         """Start an agent with virtual boards."""
         return self.start(
@@ -50,6 +54,7 @@ class Processes:
             str(boards),
             "--virtual-speed",
             str(speed),
+            *(f"--label={label}" for label in labels),
         )
 
     def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:

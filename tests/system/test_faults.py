@@ -44,7 +44,8 @@ def wait_until_available(mosquitto: Mosquitto) -> None:
 
 
 def results_so_far(recorder: Recorder) -> list[EvaluationFinished]:
-    return [r.message for r in recorder.of(EventsTopic)]
+    messages = [r.message for r in recorder.of(EventsTopic)]
+    return [message for message in messages if isinstance(message, EvaluationFinished)]
 
 
 def test_an_experiment_survives_the_death_of_control(

@@ -166,8 +166,10 @@ class AsyncReservation:
     def take(self, event: EvaluationFinished | CommandRefused | DeviceFailed) -> None:
         """For the client: an event of this reservation has come."""
         if isinstance(event, DeviceFailed):
-            self.failures[event.agent, event.device] = event
-            self._view.tell()
+            key = (event.agent, event.device)
+            self.failures[key] = event
+            left = tuple(d for d in self.state.devices if (d.agent, d.device) != key)
+            self._view.put(self.state.model_copy(update={"devices": left}))
         elif self._evaluating is not None:
             self._evaluating.take(event)
 

@@ -90,25 +90,19 @@ class Mirror:
         happened.sort(key=lambda row: row["number"])
         changed = {row["reservation"] for row in happened}
         # Whoever is behind one that has left the queue has moved up.
-        states = {}
-        for state, assignments in await self._read(changed | self.queued):
-            states[state.reservation] = state
+        read = await self._read(changed | self.queued)
+        states = {state.reservation: state for state, _ in read}
+        # Why something changes is told before it does.
+        for row in happened:
+            state = states[row["reservation"]]
+            _log(row)
+            for event in _events_of(row, state):
+                self._events.put_nowait((EventsTopic(state.client, state.session), event))
+        for state, assignments in read:
             if state.status is not ReservationStatus.ENDED:
                 self._hold(state, assignments)
             else:
                 self._end(state)
-        for row in happened:
-            log.info(
-                "reservation %s of %s: %s%s%s",
-                row["reservation"],
-                row["client"],
-                row["what"],
-                f", {row['why']}" if row["why"] else "",
-                f": {', '.join(row['devices'])}" if row["devices"] else "",
-            )
-            state = states[row["reservation"]]
-            for event in _events_of(row, state):
-                self._events.put_nowait((EventsTopic(state.client, state.session), event))
 
     async def count(self) -> None:
         """Say how many devices are available."""
@@ -196,3 +190,14 @@ def _events_of(happened: dict[str, Any], state: ReservationState) -> list[Messag
                 for agent, device in zip(happened["agents"], happened["devices"], strict=True)
             ]
     return []
+
+
+def _log(happened: dict[str, Any]) -> None:
+    log.info(
+        "reservation %s of %s: %s%s%s",
+        happened["reservation"],
+        happened["client"],
+        happened["what"],
+        f", {happened['why']}" if happened["why"] else "",
+        f": {', '.join(happened['devices'])}" if happened["devices"] else "",
+    )

@@ -98,7 +98,7 @@ class Device:
             if before is None or before.reservation != assignment.reservation:
                 self._queue = EvaluationQueue()
             # By this machine's monotonic clock, so that the lease ends even without control.
-            self._lease_ends = time.monotonic() + _left_of(assignment, retained)
+            self._lease_ends = time.monotonic() + left_of(assignment, retained)
         self._changed.set()
 
     @property
@@ -331,7 +331,7 @@ class Device:
         )
 
 
-def _left_of(assignment: Assignment, retained: bool) -> float:
+def left_of(assignment: Assignment, retained: bool) -> float:
     """Seconds that a lease has left; by this machine's wall clock only where that can be right."""
     length = (assignment.expires_at - assignment.granted_at).total_seconds()
     left = (assignment.expires_at - utc_now()).total_seconds()
