@@ -8,29 +8,12 @@ It has what control cannot do without, a connection to the broker, and nothing e
 import asyncio
 import json
 import sys
-from collections.abc import Callable
 
-from icefarm_broker import BrokerAddress
-from icefarm_broker.mqtt import Delivery, MqttClient, Outgoing
+from benchmarks.plain_connection import connect
+from icefarm_broker.mqtt import Delivery, Outgoing
 
 REQUESTS = "floor/requests"
 """The topic that is answered, each message with its own payload on its response topic."""
-
-
-async def connect(url: str, name: str, deliver: Callable[[Delivery], None]) -> MqttClient:
-    """A plain connection."""
-    client = MqttClient(
-        BrokerAddress.parse(url),
-        name,
-        lambda: None,
-        deliver,
-        will=Outgoing(f"floor/{name}/will", b""),
-        clean_start=True,
-        session_expiry=0,
-        keepalive=60,
-        receive_maximum=100,
-    )
-    return await client.__aenter__()
 
 
 async def main(url: str) -> None:

@@ -15,7 +15,7 @@ import psycopg
 
 import icefarm
 from benchmarks.processes import Profiling, Running, running
-from benchmarks.requesting import until_served
+from benchmarks.requesting import reserve_when_known, until_served
 from benchmarks.usage import postgres_pid
 from icefarm_broker import BrokerAddress, Connection, PresenceMessages
 from icefarm_broker.mosquitto import Mosquitto, free_port
@@ -162,3 +162,20 @@ async def reported_devices(url: str, agents: int, devices: int) -> AsyncIterator
             reports.append(report(connection, mine))
         await asyncio.gather(*reports)
         yield
+
+
+@asynccontextmanager
+async def running_reported_farm(
+    place: Place, name: str, *, boards: int
+) -> AsyncIterator[tuple[Farm, Control]]:
+    """Control with so many devices of one agent, all of which it knows."""
+    async with (
+        running_servers(place, name) as farm,
+        reported_devices(farm.url, 1, boards),
+        running_control(farm) as control,
+    ):
+        async with icefarm.AsyncClient(farm.url, name="first") as client:
+            await until_served(client)
+            all_of_them = await reserve_when_known(client, boards)
+            await client.release(all_of_them.reservation)
+        yield farm, control

@@ -7,8 +7,9 @@ import time
 
 import psycopg
 
-from benchmarks.echo import REQUESTS, connect
+from benchmarks.echo import REQUESTS
 from benchmarks.farm import Farm, Place, running_servers
+from benchmarks.plain_connection import connect
 from benchmarks.processes import running
 from benchmarks.report import Figure
 from icefarm_broker.mqtt import Delivery, Outgoing

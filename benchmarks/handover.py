@@ -9,11 +9,10 @@ import statistics
 import time
 
 import icefarm
-from benchmarks.farm import Place, reported_devices, running_control, running_servers
+from benchmarks.farm import Place, running_reported_farm
 from benchmarks.report import Figure
 from benchmarks.requesting import (
     reserve,
-    reserve_when_known,
     until_active,
     until_known,
     until_served,
@@ -44,16 +43,12 @@ async def _round(holder: icefarm.AsyncClient, waiter: icefarm.AsyncClient) -> fl
 async def measure(place: Place) -> list[Figure]:
     """The median and the longest, in milliseconds."""
     async with (
-        running_servers(place, "handover") as farm,
-        reported_devices(farm.url, 1, _BOARDS),
-        running_control(farm),
+        running_reported_farm(place, "handover", boards=_BOARDS) as (farm, _),
         icefarm.AsyncClient(farm.url, name="holder") as holder,
         icefarm.AsyncClient(farm.url, name="waiter") as waiter,
     ):
         await until_served(holder)
         await until_served(waiter)
-        first = await reserve_when_known(holder, _BOARDS)
-        await holder.release(first.reservation)
         seconds = [await _round(holder, waiter) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
     return [
         Figure("p50_ms", "release to another client's notice, p50", _ms(seconds), "ms"),

@@ -7,7 +7,7 @@ matches one resource that needs no hardware.
 import asyncio
 import hashlib
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,9 +138,3 @@ async def _until_answers(coordinator: Running, address: str) -> None:
         writer.close()
         await writer.wait_closed()
         return
-
-
-async def loads(directory: Path, mode: str, clients: Sequence[int], boards: int) -> list[Load]:
-    """Its figures with each number of clients."""
-    async with running_labgrid(directory, boards) as labgrid:
-        return [await labgrid.load(mode, count, directory / "logs") for count in clients]

@@ -13,32 +13,54 @@ from pathlib import Path
 from benchmarks.processes import running
 from benchmarks.usage import CpuMeter
 
-WARM_UP = 1.0
+WARM_UP = 0.7
 """Seconds in which clients work already, but nothing is counted."""
-COUNTED = 5.0
+COUNTED = 3.0
 """Seconds that are counted."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What so many clients got, all times in seconds.
+    """What so many clients got.
 
     Attributes:
-        cycles: acquire + release, a second.
-        p50, p99: of an acquire, as the client sees it.
+        seconds: for which it was counted.
+        acquires: seconds of each acquire, as its client saw it.
+        cycles: how many times a board was acquired and released.
         failures: what went wrong, and how often; none of these is a cycle.
-        cpu: CPU seconds per cycle of each process of the system.
+        cpu: CPU seconds of each process of the system.
         generators: CPU share of each process that made load: 1 is a whole core, and then it is
             they that limit the figures.
     """
 
     clients: int
-    cycles: float
-    p50: float
-    p99: float
-    failures: Mapping[str, int]
-    cpu: Mapping[str, float]
-    generators: tuple[float, ...]
+    seconds: float
+    acquires: list[float]
+    cycles: int
+    failures: Counter[str]
+    cpu: dict[str, float]
+    generators: list[float]
+
+    def __add__(self, other: "Load") -> "Load":
+        """Both together, as if it had been counted for longer."""
+        return Load(
+            self.clients,
+            self.seconds + other.seconds,
+            self.acquires + other.acquires,
+            self.cycles + other.cycles,
+            self.failures + other.failures,
+            {name: self.cpu[name] + other.cpu[name] for name in self.cpu},
+            self.generators + other.generators,
+        )
+
+    @property
+    def rate(self) -> float:
+        """Cycles a second."""
+        return self.cycles / self.seconds
+
+    def percentile(self, percent: int) -> float:
+        """Seconds that so many of all acquires did not exceed."""
+        return statistics.quantiles(self.acquires, n=100, method="inclusive")[percent - 1]
 
 
 async def put_load(
@@ -75,19 +97,15 @@ async def put_load(
         await asyncio.sleep(begin + COUNTED - time.perf_counter())
         meter.stop()
         told = [await generator.hear() for generator in generators]
-    acquires = sorted(seconds for counts in told for seconds in counts["acquires"])
-    cycles = sum(counts["cycles"] for counts in told)
-    failures: Counter[str] = Counter()
-    for counts in told:
-        failures.update(counts["failures"])
-    if len(acquires) < 2 or cycles == 0:
-        raise RuntimeError(f"{clients} clients did nothing in {COUNTED:g} s: {dict(failures)}")
-    return Load(
+    load = Load(
         clients=clients,
-        cycles=cycles / COUNTED,
-        p50=statistics.median(acquires),
-        p99=statistics.quantiles(acquires, n=100, method="inclusive")[98],
-        failures=dict(failures),
-        cpu={name: seconds / cycles for name, seconds in meter.seconds.items()},
-        generators=tuple(counts["cpu"] / COUNTED for counts in told),
+        seconds=COUNTED,
+        acquires=[seconds for counts in told for seconds in counts["acquires"]],
+        cycles=sum(counts["cycles"] for counts in told),
+        failures=sum((Counter(counts["failures"]) for counts in told), Counter()),
+        cpu=meter.seconds,
+        generators=[counts["cpu"] / COUNTED for counts in told],
     )
+    if len(load.acquires) < 2 or load.cycles == 0:
+        raise RuntimeError(f"{clients} clients did nothing in {COUNTED:g} s: {load.failures}")
+    return load

@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ PATIENCE = 60.0
 _LONGEST_LINE = 2**26
 """Bytes: the latencies of one run."""
 _ROOT = Path(__file__).parents[1]
+_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+"""An installed part need not compile itself at each start; this one need not either."""
 
 
 class ProcessFailedError(RuntimeError):
@@ -129,7 +131,6 @@ async def running(
     *,
     spoken_to: bool = True,
     cwd: Path = _ROOT,
-    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Running]:
     """Run a command as long as the block; one that is not spoken to has its output in its log.
 
@@ -145,7 +146,7 @@ async def running(
             stderr=errors,
             limit=_LONGEST_LINE,
             cwd=cwd,
-            env=None if environment is None else {**os.environ, **environment},
+            env=_ENVIRONMENT,
             # Ctrl-C in a terminal goes to the whole group; who started a process ends it.
             start_new_session=True,
         )

@@ -1,39 +1,67 @@
-"""What took the time of processes that ran under cProfile."""
+"""What took the time of processes that ran under cProfile: by package, and by function."""
 
 import pstats
+from collections import defaultdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-_SHOWN = 15
+_Function = tuple[str, int, str]
+"""File, line and name; built-in functions have the file `~`."""
+_Entry = tuple[int, int, float, float, dict[_Function, tuple[int, int, float, float]]]
+"""Calls without and with recursion, own seconds, seconds with callees, and the callers."""
+
+_FUNCTIONS_SHOWN = 12
+_WAITING = "waiting"
+_IMPORTING = "starting (imports)"
 
 
 def print_profiles(directory: Path) -> None:
-    """For each profile, the functions in which most time was spent, without what they called.
+    """For each profile, where the time went, without what was called from there.
 
-    Waiting for the network is in there too, as `poll`: where it is much, the process is not what
-    limits the figure.
+    Where much of it is waiting, the process is not what limits the figure.
     """
     console = Console()
     for file in sorted(directory.glob("*.pstats")):
-        stats = pstats.Stats(str(file)).get_stats_profile()
-        table = Table("function", "calls", "own s", "with callees s", title=file.stem)
-        for column in table.columns[1:]:
-            column.justify = "right"
-        # By name alone, functions of one name in different files would replace each other.
-        table.caption = f"{stats.total_tt:.1f} s in all"
-        for name, calls, own, with_callees in _costliest(file):
-            table.add_row(name, f"{calls:,}", f"{own:.2f}", f"{with_callees:.2f}")
-        console.print(table)
+        # By function; pstats prints this, and documents no other way to have the callers.
+        entries: dict[_Function, _Entry] = pstats.Stats(str(file)).stats  # type: ignore[attr-defined]
+        total = sum(own for _, _, own, _, _ in entries.values())
+        packages = Table("package", "own s", "share", title=f"{file.stem}: {total:.1f} s")
+        functions = Table("function", "calls", "own s", title=f"{file.stem}: functions")
+        for table in (packages, functions):
+            for column in table.columns[1:]:
+                column.justify = "right"
+        for package, seconds in _by_package(entries).items():
+            if seconds >= total / 100:
+                packages.add_row(package, f"{seconds:.2f}", f"{seconds / total:.0%}")
+        costliest = sorted(entries.items(), key=lambda entry: entry[1][2], reverse=True)
+        for (path, line, name), (_, calls, own, _, _) in costliest[:_FUNCTIONS_SHOWN]:
+            where = f"{'/'.join(Path(path).parts[-2:])}:{line} " if line else ""
+            functions.add_row(f"{where}{name}", f"{calls:,}", f"{own:.2f}")
+        console.print(packages, functions)
 
 
-def _costliest(file: Path) -> list[tuple[str, int, float, float]]:
-    # `stats` is what pstats documents nowhere but prints: by (file, line, function).
-    entries: dict[tuple[str, int, str], tuple[int, int, float, float, object]]
-    entries = pstats.Stats(str(file)).stats  # type: ignore[attr-defined]
-    by_own = sorted(entries.items(), key=lambda entry: entry[1][2], reverse=True)
-    return [
-        (f"{'/'.join(Path(path).parts[-2:])}:{line} {function}", calls, own, with_callees)
-        for (path, line, function), (_, calls, own, with_callees, _) in by_own[:_SHOWN]
-    ]
+def _by_package(entries: dict[_Function, _Entry]) -> dict[str, float]:
+    """Own seconds, most first; those of a built-in function are its callers'."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for function, (_, _, own, _, callers) in entries.items():
+        if "poll" in function[2] and "epoll" in function[2]:
+            seconds[_WAITING] += own
+        elif function[0] == "~" and callers:
+            for caller, (_, _, from_there, _) in callers.items():
+                seconds[_package(caller)] += from_there
+        else:
+            seconds[_package(function)] += own
+    return dict(sorted(seconds.items(), key=lambda item: item[1], reverse=True))
+
+
+def _package(function: _Function) -> str:
+    file = function[0]
+    if "importlib" in file:
+        return _IMPORTING
+    parts = Path(file).parts
+    for folder in ("site-packages", "src", "python3.11", "python3.12", "python3.13"):
+        if folder in parts:
+            return parts[len(parts) - parts[::-1].index(folder)].removesuffix(".py")
+    return "built in" if file in ("~", "") else Path(file).stem

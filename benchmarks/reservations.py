@@ -1,45 +1,55 @@
-"""Reserve and release, by 1, 8 and 32 clients at once: control, and labgrid's coordinator."""
+"""Reserve and release, by 1, 8 and 32 clients at once: control, and labgrid's coordinator.
+
+Both run all the time, and are put under load in turn, so that what else this machine does meets
+one as much as the other.
+"""
 
 import sys
 from collections import Counter
+from functools import reduce
+from operator import add
 
-from benchmarks import labgrid
-from benchmarks.farm import Place, reported_devices, running_control, running_servers
+from benchmarks.farm import Place, running_reported_farm
+from benchmarks.labgrid import running_labgrid
 from benchmarks.load import Load, put_load
 from benchmarks.report import Figure, Target
 
 CLIENTS = (1, 8, 32)
 BOARDS = 64
+_TURNS = 2
+
+_NAMES = {"icefarm": "icefarm", "labgrid": "labgrid", "labgrid_calls": "labgrid, calls only"}
+"""The systems: labgrid as its own client uses it, and without what that could leave out."""
 
 
-async def _ours(place: Place) -> list[Load]:
-    """Control's figures with each number of clients, on one farm after the other."""
-    loads = []
-    for clients in CLIENTS:
-        # What was reserved before must not make the next figure worse.
-        async with (
-            running_servers(place, f"reservations-{clients}") as farm,
-            reported_devices(farm.url, 1, BOARDS),
-            running_control(farm) as control,
-        ):
+async def _loads(place: Place) -> dict[str, list[Load]]:
+    """By system, with each number of clients."""
+    turns: dict[tuple[str, int], list[Load]] = {}
+    async with (
+        running_reported_farm(place, "reservations", boards=BOARDS) as (farm, control),
+        running_labgrid(place.directory / "labgrid", BOARDS) as labgrid,
+    ):
 
-            def command(share: int, first: int, url: str = farm.url) -> list[str]:
-                return [sys.executable, "-m", "benchmarks.icefarm_load", url, str(share)]
+        def ours(share: int, first: int) -> list[str]:
+            return [sys.executable, "-m", "benchmarks.icefarm_load", farm.url, str(share)]
 
-            pids = {**control.pids, **farm.server_pids}
-            loads.append(await put_load(clients, command, pids, farm.logs))
-    return loads
+        pids = {**control.pids, **farm.server_pids}
+        for _ in range(_TURNS):
+            for clients in CLIENTS:
+                for system, load in (
+                    ("icefarm", await put_load(clients, ours, pids, farm.logs)),
+                    ("labgrid", await labgrid.load("client", clients, farm.logs)),
+                    ("labgrid_calls", await labgrid.load("calls", clients, farm.logs)),
+                ):
+                    turns.setdefault((system, clients), []).append(load)
+    return {
+        system: [reduce(add, turns[system, clients]) for clients in CLIENTS] for system in _NAMES
+    }
 
 
 async def measure(place: Place) -> list[Figure]:
     """Cycles a second, latencies in milliseconds, CPU milliseconds per cycle, and the ratios."""
-    systems = {
-        "icefarm": await _ours(place),
-        "labgrid": await labgrid.loads(place.directory / "labgrid", "client", CLIENTS, BOARDS),
-        "labgrid_calls": await labgrid.loads(
-            place.directory / "labgrid-calls", "calls", CLIENTS, BOARDS
-        ),
-    }
+    systems = await _loads(place)
     figures = []
     for system, loads in systems.items():
         for load in loads:
@@ -51,17 +61,10 @@ async def measure(place: Place) -> list[Figure]:
                 Figure(
                     f"ratio_to_{other}_{ours.clients}",
                     f"icefarm / {_NAMES[other]}, {_by(ours.clients)}: cycles a second",
-                    ours.cycles / theirs.cycles,
+                    ours.rate / theirs.rate,
                 )
             )
     return figures
-
-
-_NAMES = {
-    "icefarm": "icefarm",
-    "labgrid": "labgrid",
-    "labgrid_calls": "labgrid, calls only",
-}
 
 
 def _by(clients: int) -> str:
@@ -79,11 +82,11 @@ def _figures(system: str, load: Load) -> list[Figure]:
         )
 
     return [
-        figure("cycles", "reserve + release", load.cycles, "cycles/s"),
-        figure("p50_ms", "reserve, p50", 1e3 * load.p50, "ms"),
-        figure("p99_ms", "reserve, p99", 1e3 * load.p99, "ms"),
+        figure("cycles", "reserve + release", load.rate, "cycles/s"),
+        figure("p50_ms", "reserve, p50", 1e3 * load.percentile(50), "ms"),
+        figure("p99_ms", "reserve, p99", 1e3 * load.percentile(99), "ms"),
         *(
-            figure(f"cpu_{name}_ms", f"CPU of {name}", 1e3 * seconds, "ms/cycle")
+            figure(f"cpu_{name}_ms", f"CPU of {name}", 1e3 * seconds / load.cycles, "ms/cycle")
             for name, seconds in load.cpu.items()
         ),
         figure("generator_share", "busiest load generator", max(load.generators), "of a core"),
@@ -91,9 +94,7 @@ def _figures(system: str, load: Load) -> list[Figure]:
 
 
 def _failures(system: str, loads: list[Load]) -> Figure:
-    failures: Counter[str] = Counter()
-    for load in loads:
-        failures.update(load.failures)
+    failures: Counter[str] = sum((load.failures for load in loads), Counter())
     whats = "".join(f"; {count} x {what}" for what, count in failures.items())
     return Figure(
         f"{system}_failures",
