@@ -75,7 +75,10 @@ async def _measure(place: Place, parts: list[str]) -> dict[str, list[report.Figu
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    return {part: await PARTS[part](place) for part in parts}
+    results = {part: await PARTS[part](place) for part in parts}
+    for figure in reservations.ratio_to_floor(results):
+        results["reservations"].append(figure)
+    return results
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ All boards are of one agent, which is the most that an agent has to do. A measur
 was late, that counts against the farm too.
 """
 
+from statistics import median
+
 from benchmarks.farm import Place, running_servers
 from benchmarks.report import Figure, Target
 from benchmarks.timed_boards import MEASUREMENT
@@ -30,6 +32,7 @@ async def _with(place: Place, boards: int) -> list[Figure]:
         works, meter = await timed.evaluate(count)
     measured = sum(work.count for work in works)
     elapsed = max(work.last_end for work in works) - min(work.first_start for work in works)
+    gaps = [gap for work in works for gap in work.gaps]
     busy = sum(work.busy for work in works)
     by = f"{boards} board{'s' * (boards > 1)}"
 
@@ -45,6 +48,8 @@ async def _with(place: Place, boards: int) -> list[Figure]:
     return [
         figure("utilisation", "utilisation", used, "%", target),
         figure("rate", "evaluations", measured / elapsed, "1/s"),
+        figure("gap_p50_ms", "result until next bitstream, p50", 1e3 * median(gaps), "ms"),
+        figure("gap_max_ms", "result until next bitstream, longest", 1e3 * max(gaps), "ms"),
         figure("late_ms", "lateness of the boards", 1e3 * (busy / measured - MEASUREMENT), "ms"),
         *(
             figure(f"cpu_{name}_ms", f"CPU of {name}", 1e3 * seconds / measured, "ms/evaluation")

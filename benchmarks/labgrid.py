@@ -102,7 +102,9 @@ async def running_labgrid(directory: Path, places: int) -> AsyncIterator[Labgrid
                 cwd=directory,
             )
         )
-        await _run_in_root(python, address, "prepare", str(places), _EXPORTER)
+        command = [python, "-m", "benchmarks.labgrid_load", address, "prepare", str(places)]
+        async with running("prepare", [*command, _EXPORTER], directory, spoken_to=False) as prepare:
+            await prepare.process.wait()
         yield Labgrid(python, address, coordinator, exporter)
 
 
@@ -113,14 +115,6 @@ def _write_resources(directory: Path, count: int) -> Path:
     resource = "  NetworkService:\n    address: 127.0.0.1\n    username: root\n"
     file.write_text("".join(f"board-{number}:\n{resource}" for number in range(count)))
     return file
-
-
-async def _run_in_root(python: str, *arguments: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(python, "-m", "benchmarks.labgrid_load", *arguments), cwd=_ROOT
-    )
-    if await process.wait():
-        raise ProcessFailedError(f"labgrid_load {' '.join(arguments)} has failed")
 
 
 async def _until_answers(coordinator: Running, address: str) -> None:

@@ -51,23 +51,26 @@ def _ticks(axes: Axes, across: tuple[int, ...]) -> None:
     axes.minorticks_off()
 
 
-def _by_clients(results: Results, file: Path, pattern: str, up: str) -> None:
-    with _plot(file, "concurrent clients", up) as axes:
-        for system, name in _SYSTEMS.items():
-            values = _curve(results, "reservations", system + pattern, reservations.CLIENTS)
-            axes.plot(reservations.CLIENTS, values, marker="o", label=name)
-        _ticks(axes, reservations.CLIENTS)
-        axes.set_yscale("log")
-        axes.legend()
+def _by_clients(results: Results, pattern: str, axes: Axes) -> None:
+    for system, name in _SYSTEMS.items():
+        values = _curve(results, "reservations", system + pattern, reservations.CLIENTS)
+        axes.plot(reservations.CLIENTS, values, marker="o", label=name)
+    _ticks(axes, reservations.CLIENTS)
+    axes.legend()
 
 
 def _cycles(results: Results, directory: Path) -> None:
     up = "reserve + release, cycles/s"
-    _by_clients(results, directory / "benchmark-cycles.svg", "_{}_cycles", up)
+    with _plot(directory / "benchmark-cycles.svg", "concurrent clients", up) as axes:
+        _by_clients(results, "_{}_cycles", axes)
+        axes.set_ylim(bottom=0)
 
 
 def _latencies(results: Results, directory: Path) -> None:
-    _by_clients(results, directory / "benchmark-latency.svg", "_{}_p50_ms", "reserve, p50, ms")
+    file = directory / "benchmark-latency.svg"
+    with _plot(file, "concurrent clients", "reserve, p50, ms") as axes:
+        _by_clients(results, "_{}_p50_ms", axes)
+        axes.set_yscale("log")
 
 
 def _utilisation(results: Results, directory: Path) -> None:
@@ -89,7 +92,7 @@ def _scale(results: Results, directory: Path) -> None:
         memory.set_ylabel("memory of control, MB")
         sizes = _curve(results, "scale", "memory_mb_{}", devices)
         lines += memory.plot(devices, sizes, marker="s", color="tab:orange", label="memory")
-        axes.set_ylim(bottom=0)
-        memory.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.3 * max(costs))
+        memory.set_ylim(0, 1.3 * max(sizes))
         _ticks(axes, devices)
         axes.legend(handles=lines, loc="lower right")

@@ -12,7 +12,7 @@ from operator import add
 from benchmarks.farm import Place, running_reported_farm
 from benchmarks.labgrid import running_labgrid
 from benchmarks.load import Load, put_load
-from benchmarks.report import Figure, Target
+from benchmarks.report import Figure, Results, Target, value_of
 
 CLIENTS = (1, 8, 32)
 BOARDS = 64
@@ -65,6 +65,17 @@ async def measure(place: Place) -> list[Figure]:
                 )
             )
     return figures
+
+
+def ratio_to_floor(results: Results) -> list[Figure]:
+    """How much longer a reserve takes than what it cannot do without, if both were measured."""
+    reserve = value_of(results, "reservations", "icefarm_1_p50_ms")
+    request = value_of(results, "floors", "request_ms")
+    commit = value_of(results, "floors", "commit_ms")
+    if reserve is None or request is None or commit is None:
+        return []
+    name = "icefarm, 1 client: reserve, p50 / (request and reply + commit)"
+    return [Figure("ratio_to_floor", name, reserve / (request + commit))]
 
 
 def _by(clients: int) -> str:

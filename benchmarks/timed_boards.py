@@ -19,7 +19,7 @@ import termios
 import threading
 import time
 import tty
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from icefarm_agent.behaviours.measuring import BITSTREAM_BYTES, FLASHING, PROMPT, RECEIVED
 from icefarm_agent.behaviours.pulsecount import PulseCount
@@ -39,13 +39,15 @@ class Work:
     """What a board has done; times in seconds, those of day by time.perf_counter().
 
     `busy` is from each first byte to its result, which is more than 50 ms where bytes came late or
-    this process was not given the processor.
+    this process was not given the processor. Each of the `gaps` is from a result to the first byte
+    of the next bitstream: the board had nothing to do.
     """
 
     count: int = 0
     first_start: float = 0.0
     last_end: float = 0.0
     busy: float = 0.0
+    gaps: list[float] = field(default_factory=list)
 
 
 class TimedBoard:
@@ -98,7 +100,10 @@ class TimedBoard:
 
     def _note(self, started: float, ended: float) -> None:
         work = self.work
-        work.first_start = work.first_start or started
+        if work.count:
+            work.gaps.append(started - work.last_end)
+        else:
+            work.first_start = started
         work.last_end = ended
         work.busy += ended - started
         work.count += 1
