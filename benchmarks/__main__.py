@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import signal
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -91,7 +92,10 @@ def main() -> None:
         data = directory / "postgres"
         with embedded_database(data) as postgres:
             place = Place(directory, postgres, data, arguments.controls, profiling)
-            results = asyncio.run(_measure(place, arguments.parts or list(PARTS)))
+            try:
+                results = asyncio.run(_measure(place, arguments.parts or list(PARTS)))
+            except asyncio.CancelledError:
+                sys.exit("stopped before the end")
         document = report.as_document(results, machine)
         if arguments.json:
             print(json.dumps(document))

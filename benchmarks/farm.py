@@ -15,7 +15,7 @@ import psycopg
 
 import icefarm
 from benchmarks.processes import Profiling, Running, running
-from benchmarks.requesting import reserve_when_known, until_served
+from benchmarks.requesting import release, reserve_when_known, until_served
 from benchmarks.usage import postgres_pid
 from icefarm_broker import BrokerAddress, Connection, PresenceMessages
 from icefarm_broker.mosquitto import Mosquitto, free_port
@@ -177,5 +177,5 @@ async def running_reported_farm(
         async with icefarm.AsyncClient(farm.url, name="first") as client:
             await until_served(client)
             all_of_them = await reserve_when_known(client, boards)
-            await client.release(all_of_them.reservation)
+            await release(client, all_of_them)
         yield farm, control

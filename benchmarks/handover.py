@@ -12,6 +12,7 @@ import icefarm
 from benchmarks.farm import Place, running_reported_farm
 from benchmarks.report import Figure
 from benchmarks.requesting import (
+    release,
     reserve,
     until_active,
     until_known,
@@ -32,11 +33,11 @@ async def _round(holder: icefarm.AsyncClient, waiter: icefarm.AsyncClient, board
     waiting = asyncio.create_task(until_active(waiter, queued))
     await until_known(waiter, queued)
     start = time.perf_counter()
-    releasing = asyncio.create_task(holder.release(held.reservation))
+    releasing = asyncio.create_task(release(holder, held))
     await waiting
     seconds = time.perf_counter() - start
     await releasing
-    await waiter.release(queued.reservation)
+    await release(waiter, queued)
     return seconds
 
 

@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack
 
 import icefarm
 from benchmarks.cycling import ready
-from benchmarks.requesting import reserve, until_served
+from benchmarks.requesting import release, reserve, until_served
+from icefarm_schemas import ReservationState
 
 
 class Session:
@@ -17,15 +18,16 @@ class Session:
 
     def __init__(self, client: icefarm.AsyncClient) -> None:
         self._client = client
-        self._held = ""
+        self._held: ReservationState | None = None
 
     async def acquire(self) -> None:
         """Reserve one board, any."""
-        self._held = (await reserve(self._client)).reservation
+        self._held = await reserve(self._client)
 
     async def release(self) -> None:
         """Give it back."""
-        await self._client.release(self._held)
+        assert self._held is not None
+        await release(self._client, self._held)
 
 
 async def main(url: str, count: int) -> None:

@@ -26,6 +26,11 @@ async def reserve(
     return await client._request(Operation.RESERVE, request)
 
 
+async def release(client: icefarm.AsyncClient, held: ReservationState) -> None:
+    """Give back a reservation's boards, and return when control has confirmed it."""
+    await client.release(held.reservation)
+
+
 async def reserve_when_known(client: icefarm.AsyncClient, count: int = 1) -> ReservationState:
     """Reserve as soon as control knows of so many boards; until then it refuses."""
     while True:

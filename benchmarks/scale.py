@@ -12,7 +12,7 @@ import psycopg
 import icefarm
 from benchmarks.farm import Control, Farm, Place, reported_devices, running_control, running_servers
 from benchmarks.report import Figure, Target
-from benchmarks.requesting import reserve, reserve_when_known, until_served
+from benchmarks.requesting import release, reserve, reserve_when_known, until_served
 from benchmarks.usage import resident_bytes
 
 PER_AGENT = 100
@@ -46,7 +46,7 @@ class Scale:
         start = time.perf_counter()
         held = await reserve(self.client)
         self.reserves.append(time.perf_counter() - start)
-        await self.client.release(held.reservation)
+        await release(self.client, held)
 
     def weigh(self) -> None:
         """See how much memory control has."""
@@ -65,7 +65,7 @@ async def _running(place: Place, agents: int) -> AsyncIterator[Scale]:
         await until_served(client)
         held = await reserve_when_known(client)
         first = time.perf_counter() - control.started
-        await client.release(held.reservation)
+        await release(client, held)
         await _until_all_known(farm, devices)
         yield Scale(devices, client, control, control.served - control.started, first)
 
