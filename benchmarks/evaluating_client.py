@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 import icefarm
-from benchmarks.requesting import until_served
+from benchmarks.requesting import until_available, until_served
 from benchmarks.timed_boards import NUMBER_BYTES
 from icefarm_agent.behaviours.measuring import BITSTREAM_BYTES
 
@@ -28,8 +28,7 @@ async def main(url: str, boards: int, count: int, on_every_board: bool) -> None:
     """Evaluate once."""
     async with icefarm.AsyncClient(url, name="bench") as client:
         await until_served(client)
-        while sum(board.status == "available" for board in await client.boards()) < boards:
-            await client.changed()
+        await until_available(client, boards)
         async with client.reserve(boards) as reservation:
             print(json.dumps("ready"), flush=True)
             await asyncio.to_thread(sys.stdin.readline)

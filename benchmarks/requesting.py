@@ -10,11 +10,19 @@ from icefarm_schemas import Operation, ReservationState, ReserveRequest
 
 _PAUSE = 0.02
 """Seconds between requests for boards that control does not know yet."""
+_PATIENCE = 30.0
+"""Seconds; only a benchmark that fails waits for so long."""
 
 
 async def until_served(client: icefarm.AsyncClient) -> None:
     """Return when control is there. Unlike `changed`, this does not subscribe to all boards."""
     while not await client.is_served():
+        await client._view.changed()
+
+
+async def until_available(client: icefarm.AsyncClient, boards: int) -> None:
+    """Return when so many boards are free."""
+    while sum(board.status == "available" for board in await client.boards()) < boards:
         await client._view.changed()
 
 
@@ -41,8 +49,13 @@ async def reserve_when_known(client: icefarm.AsyncClient, count: int = 1) -> Res
 
 
 async def until_active(client: icefarm.AsyncClient, queued: ReservationState) -> None:
-    """Wait in the queue as `AsyncClient.reserve` does, until there are boards."""
-    await client._until_served(queued)
+    """Wait in the queue as `AsyncClient.reserve` does, until there are boards.
+
+    Raises:
+        TimeoutError: there are none for a long time, though they have been released.
+    """
+    async with asyncio.timeout(_PATIENCE):
+        await client._until_served(queued)
 
 
 async def until_known(client: icefarm.AsyncClient, queued: ReservationState) -> None:
