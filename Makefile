@@ -14,7 +14,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Where Debian puts mosquitto.
 export PATH := $(PATH):/usr/sbin
 
-.PHONY: demo up test lint bench circuits install programs lock clean
+.PHONY: demo up test lint bench bench-profile circuits install programs lock clean
 
 demo: install
 	$(BIN)/icefarm demo
@@ -33,6 +33,9 @@ lint: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+bench-profile: install
+	$(BIN)/python -m benchmarks --profile
 
 circuits: install
 	@$(call need,yosys nextpnr-ice40 icepack,yosys nextpnr-ice40 fpga-icestorm)
@@ -73,6 +76,9 @@ lock: | $(UV)
 	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --no-header --no-emit-index-url --no-annotate $(OURS:%=--no-emit-package %) \
 	  --group dev $(PARTS:%=%/pyproject.toml) --output-file requirements.lock
+	$(UV) pip compile --quiet --generate-hashes --python-version 3.11 \
+	  --no-header --no-emit-index-url --no-annotate benchmarks/labgrid.in \
+	  --output-file benchmarks/labgrid.lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-tools
+	rm -rf $(VENV) $(VENV)-tools $(VENV)-labgrid

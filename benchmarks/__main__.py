@@ -1,50 +1,111 @@
-"""Ratios, all measured in one run on one machine; a table for people, and JSON with --json."""
+"""`make bench`, or `python -m benchmarks [part ...]`: everything in one run on one machine.
 
+Shows tables, or JSON with --json, and writes docs/benchmarks.json and docs/images/benchmark-*.svg.
+"""
+
+import argparse
 import asyncio
 import json
+import os
+import platform
+import signal
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks import reservations, simulation
-from benchmarks.farm import running_farm
-from icefarm_broker.mosquitto import Mosquitto, free_port
+from benchmarks import (
+    evaluation,
+    floors,
+    handover,
+    plots,
+    profiles,
+    report,
+    reservations,
+    scale,
+    simulation,
+    traffic,
+)
+from benchmarks.farm import Place
+from benchmarks.processes import Profiling
 from icefarm_control.embedded import embedded_database
 
+PARTS: dict[str, Callable[[Place], Awaitable[list[report.Figure]]]] = {
+    "floors": floors.measure,
+    "reservations": reservations.measure,
+    "handover": handover.measure,
+    "evaluation": evaluation.measure,
+    "traffic": traffic.measure,
+    "scale": scale.measure,
+    "simulation": simulation.measure,
+}
+_DOCS = Path(__file__).parents[1] / "docs"
 
-async def measure(directory: Path, database: str) -> dict[str, float]:
-    """All figures, by name."""
-    with Mosquitto(directory / "broker", free_port()) as broker:
-        round_trip = await reservations.round_trip(broker.url)
-        commit = await reservations.commit(database)
-        async with running_farm(broker.url, database, boards=64):
-            reserve, cycles = await reservations.cycles(broker.url)
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; else all")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="run control and the agent under cProfile and show what takes their time; the "
+        "figures are slower for it, so they are not written to files",
+    )
+    parser.add_argument("--controls", type=int, default=1, help="control processes of a farm")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - PARTS.keys():
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return arguments
+
+
+def _machine(controls: int) -> dict[str, str | int | float]:
     return {
-        "broker round trip, ms": 1e3 * round_trip,
-        "Postgres commit, ms": 1e3 * commit,
-        "reserve (p50, one client), ms": 1e3 * reserve,
-        "reserve / (round trip + commit)": reserve / (round_trip + commit),
-        "reserve + release cycles a second": cycles,
-        **await simulation.costs(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cores": os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+        "control_processes": controls,
     }
 
 
+async def _measure(place: Place, parts: list[str]) -> dict[str, list[report.Figure]]:
+    """One part after the other, until all are measured or the process is to end."""
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    results = {part: await PARTS[part](place) for part in parts}
+    for figure in reservations.ratio_to_floor(results):
+        results["reservations"].append(figure)
+    return results
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure, show and write."""
+    arguments = _arguments()
+    machine = _machine(arguments.controls)
     with tempfile.TemporaryDirectory(prefix="icefarm-") as temporary:
         directory = Path(temporary)
-        with embedded_database(directory / "postgres") as database:
-            figures = asyncio.run(measure(directory, database.url))
-    if "--json" in sys.argv:
-        print(json.dumps(figures))
-        return
-    table = Table("figure", "value")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.3g}")
-    Console().print(table)
+        profiling = Profiling(directory if arguments.profile else None)
+        data = directory / "postgres"
+        with embedded_database(data) as postgres:
+            place = Place(directory, postgres, data, arguments.controls, profiling)
+            try:
+                results = asyncio.run(_measure(place, arguments.parts or list(PARTS)))
+            except asyncio.CancelledError:
+                sys.exit("stopped before the end")
+        document = report.as_document(results, machine)
+        if arguments.json:
+            print(json.dumps(document))
+        else:
+            report.print_tables(results)
+        if arguments.profile:
+            profiles.print_profiles(directory)
+            return
+    report.update(_DOCS / "benchmarks.json", document)
+    plots.draw(results, _DOCS / "images")
 
 
 if __name__ == "__main__":

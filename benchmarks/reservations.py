@@ -1,77 +1,115 @@
-"""What a reservation costs, and the round trip that it cannot be faster than."""
+"""Reserve and release, by 1, 8 and 32 clients at once: control, and labgrid's coordinator.
 
-import asyncio
-import statistics
-import time
+Both run all the time, and are put under load in turn, so that what else this machine does meets
+one as much as the other.
+"""
 
-import psycopg
+import sys
+from collections import Counter
+from functools import reduce
+from operator import add
 
-import icefarm
-from icefarm_broker import BrokerAddress
-from icefarm_broker.mqtt import Delivery, MqttClient, Outgoing
-from icefarm_schemas import Operation, ReleaseRequest, ReserveRequest
+from benchmarks.farm import Place, running_reported_farm
+from benchmarks.labgrid import running_labgrid
+from benchmarks.load import Load, put_load
+from benchmarks.report import Figure, Results, Target, value_of
 
-ROUNDS = 500
+CLIENTS = (1, 8, 32)
+BOARDS = 64
+_TURNS = 2
 
-
-async def round_trip(url: str) -> float:
-    """Seconds for a message to the broker and back to this process with QoS 1, the median."""
-    came = asyncio.Event()
-
-    def deliver(delivery: Delivery) -> None:
-        delivery.acknowledge()
-        came.set()
-
-    client = MqttClient(
-        BrokerAddress.parse(url),
-        "floor",
-        lambda: None,
-        deliver,
-        will=Outgoing("floor/will", b""),
-        clean_start=True,
-        session_expiry=0,
-        keepalive=60,
-        receive_maximum=10,
-    )
-    await client.__aenter__()
-    await client.subscribe_to(["floor/echo"])
-
-    times = []
-    for _ in range(ROUNDS):
-        came.clear()
-        start = time.perf_counter()
-        await client.publish_and_confirm(Outgoing("floor/echo", b"x"))
-        await came.wait()
-        times.append(time.perf_counter() - start)
-    await client.close()
-    return statistics.median(times)
+_NAMES = {"icefarm": "icefarm", "labgrid": "labgrid", "labgrid_calls": "labgrid, calls only"}
+"""The systems: labgrid as its own client uses it, and without what that could leave out."""
 
 
-async def commit(database: str) -> float:
-    """Seconds of the smallest transaction that Postgres makes durable, the median."""
-    times = []
-    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
-        await connection.execute("CREATE TABLE floor (n int)")
-        for number in range(ROUNDS):
-            start = time.perf_counter()
-            await connection.execute("INSERT INTO floor VALUES (%s)", [number])
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+async def _loads(place: Place) -> dict[str, list[Load]]:
+    """By system, with each number of clients."""
+    turns: dict[tuple[str, int], list[Load]] = {}
+    async with (
+        running_reported_farm(place, "reservations", boards=BOARDS) as (farm, control),
+        running_labgrid(place.directory / "labgrid", BOARDS) as labgrid,
+    ):
+
+        def ours(share: int, first: int) -> list[str]:
+            return [sys.executable, "-m", "benchmarks.icefarm_load", farm.url, str(share)]
+
+        pids = {**control.pids, **farm.server_pids}
+        for _ in range(_TURNS):
+            for clients in CLIENTS:
+                for system, load in (
+                    ("icefarm", await put_load(clients, ours, pids, farm.logs)),
+                    ("labgrid", await labgrid.load("client", clients, farm.logs)),
+                    ("labgrid_calls", await labgrid.load("calls", clients, farm.logs)),
+                ):
+                    turns.setdefault((system, clients), []).append(load)
+    return {
+        system: [reduce(add, turns[system, clients]) for clients in CLIENTS] for system in _NAMES
+    }
 
 
-async def cycles(url: str) -> tuple[float, float]:
-    """Of one client: seconds of a reserve (the median), and reserve + release cycles a second."""
-    request = ReserveRequest(behaviour="pulsecount", count=1)
-    reserves, both = [], []
-    async with icefarm.AsyncClient(url, name="bench") as client:
-        while not await client.is_served():
-            await client.changed()
-        for _ in range(ROUNDS):
-            start = time.perf_counter()
-            [held] = await client._request(Operation.RESERVE, request)
-            reserves.append(time.perf_counter() - start)
-            await client._request(
-                Operation.RELEASE, ReleaseRequest(reservations=(held.reservation,))
+async def measure(place: Place) -> list[Figure]:
+    """Cycles a second, latencies in milliseconds, CPU milliseconds per cycle, and the ratios."""
+    systems = await _loads(place)
+    figures = []
+    for system, loads in systems.items():
+        for load in loads:
+            figures += _figures(system, load)
+        figures.append(_failures(system, loads))
+    for other in ("labgrid", "labgrid_calls"):
+        for ours, theirs in zip(systems["icefarm"], systems[other], strict=True):
+            figures.append(
+                Figure(
+                    f"ratio_to_{other}_{ours.clients}",
+                    f"icefarm / {_NAMES[other]}, {_by(ours.clients)}: cycles a second",
+                    ours.rate / theirs.rate,
+                )
             )
-            both.append(time.perf_counter() - start)
-    return statistics.median(reserves), len(both) / sum(both)
+    return figures
+
+
+def ratio_to_floor(results: Results) -> list[Figure]:
+    """How much longer a reserve takes than what it cannot do without, if both were measured."""
+    reserve = value_of(results, "reservations", "icefarm_1_p50_ms")
+    request = value_of(results, "floors", "request_ms")
+    commit = value_of(results, "floors", "commit_ms")
+    if reserve is None or request is None or commit is None:
+        return []
+    name = "icefarm, 1 client: reserve, p50 / (request and reply + commit)"
+    return [Figure("ratio_to_floor", name, reserve / (request + commit))]
+
+
+def _by(clients: int) -> str:
+    return f"{clients} client{'s' * (clients > 1)}"
+
+
+def _figures(system: str, load: Load) -> list[Figure]:
+    title, by = _NAMES[system], _by(load.clients)
+
+    def figure(key: str, what: str, value: float, unit: str = "") -> Figure:
+        row = f"{what}, {unit}" if unit else what
+        name = f"{title}, {by}: {what}"
+        return Figure(
+            f"{system}_{load.clients}_{key}", name, value, unit, table=title, cell=(row, by)
+        )
+
+    return [
+        figure("cycles", "reserve + release", load.rate, "cycles/s"),
+        figure("p50_ms", "reserve, p50", 1e3 * load.percentile(50), "ms"),
+        figure("p99_ms", "reserve, p99", 1e3 * load.percentile(99), "ms"),
+        *(
+            figure(f"cpu_{name}_ms", f"CPU of {name}", 1e3 * seconds / load.cycles, "ms/cycle")
+            for name, seconds in load.cpu.items()
+        ),
+        figure("generator_share", "busiest load generator", max(load.generators), "of a core"),
+    ]
+
+
+def _failures(system: str, loads: list[Load]) -> Figure:
+    failures: Counter[str] = sum((load.failures for load in loads), Counter())
+    whats = "".join(f"; {count} x {what}" for what, count in failures.items())
+    return Figure(
+        f"{system}_failures",
+        f"{_NAMES[system]}: failures{whats}",
+        failures.total(),
+        target=Target("at most", 0),
+    )

@@ -1,22 +1,18 @@
 """What a virtual board's answer costs: CPU of a warm worker for a bitstream it has not seen."""
 
-import os
 from pathlib import Path
 
+from benchmarks.farm import Place
+from benchmarks.report import Figure
+from benchmarks.usage import cpu_seconds
 from icefarm_agent.virtual.fpga import Simulator
 
 CIRCUITS = Path(__file__).parents[1] / "examples" / "circuits"
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and of the children that it has waited for."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
-async def costs() -> dict[str, float]:
+async def measure(place: Place) -> list[Figure]:
     """CPU seconds by circuit."""
-    figures = {}
+    figures = []
     simulator = Simulator()
     try:
         # Its last bytes are beyond the image, so that it is another bitstream of the same content.
@@ -26,7 +22,10 @@ async def costs() -> dict[str, float]:
         for path in sorted(CIRCUITS.glob("*.bin")):
             before = cpu_seconds(pid)
             await simulator.waveform(path.read_bytes())
-            figures[f"simulation of {path.stem}, CPU s"] = cpu_seconds(pid) - before
+            used = cpu_seconds(pid) - before
+            figures.append(
+                Figure(f"{path.stem}_cpu_s", f"simulation of {path.stem}", used, "CPU s")
+            )
     finally:
         await simulator.close()
     return figures
