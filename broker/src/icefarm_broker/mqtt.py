@@ -67,20 +67,36 @@ class Outgoing:
     user_properties: Sequence[tuple[str, str]] = ()
     will_delay: float = 0
 
-    def properties(self, packet: int = PacketTypes.PUBLISH) -> Properties:
-        """As paho takes them."""
-        properties = _properties(packet)
+    def pack(self) -> bytes:
+        """The properties of its PUBLISH on the wire (MQTT 5, 3.3.2.3): all that paho asks of them.
+
+        paho's own Properties take 40 microseconds for it, as long as all else that it does.
+        """
+        packed = b""
         if self.content_type is not None:
-            properties.ContentType = self.content_type
+            packed += b"\x03" + _counted(self.content_type.encode())
         if self.response_topic is not None:
-            properties.ResponseTopic = self.response_topic
+            packed += b"\x08" + _counted(self.response_topic.encode())
         if self.correlation is not None:
-            properties.CorrelationData = self.correlation
-        if self.user_properties:
-            properties.UserProperty = list(self.user_properties)
-        if packet == PacketTypes.WILLMESSAGE:
-            properties.WillDelayInterval = round(self.will_delay)
-        return properties
+            packed += b"\x09" + _counted(self.correlation)
+        for key, value in self.user_properties:
+            packed += b"\x26" + _counted(key.encode()) + _counted(value.encode())
+        return _variable_length(len(packed)) + packed
+
+
+def _counted(data: bytes) -> bytes:
+    """Binary data or a string as MQTT writes it: behind its length (MQTT 5, 1.5.4 and 1.5.6)."""
+    return len(data).to_bytes(2, "big") + data
+
+
+def _variable_length(value: int) -> bytes:
+    """A number, seven bits in each byte (MQTT 5, 1.5.5)."""
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value % 128 | 128)
+        value //= 128
+    encoded.append(value)
+    return bytes(encoded)
 
 
 @dataclass(frozen=True)
@@ -98,7 +114,10 @@ class Delivery:
 
 
 def _as_will(message: Outgoing) -> aiomqtt.Will:
-    properties = message.properties(PacketTypes.WILLMESSAGE)
+    properties = _properties(PacketTypes.WILLMESSAGE)
+    properties.WillDelayInterval = round(message.will_delay)
+    if message.content_type is not None:
+        properties.ContentType = message.content_type
     return aiomqtt.Will(message.topic, message.payload, 1, message.retain, properties)
 
 
@@ -207,7 +226,11 @@ class MqttClient(aiomqtt.Client):
             ConnectionLostError: no answer came; the message may or may not have arrived.
         """
         info = self._client.publish(
-            message.topic, message.payload, 1, message.retain, message.properties()
+            message.topic,
+            message.payload,
+            1,
+            message.retain,
+            message,  # type: ignore[arg-type]  # of properties, paho wants `pack` only
         )
         if info.rc not in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_QUEUE_SIZE):
             raise ConnectionLostError(paho.error_string(info.rc))

@@ -193,9 +193,7 @@ class Session:
                 case Synced():
                     self._synced.set()
                     for reservation in self._unheard:
-                        task = asyncio.create_task(self._ask_after(reservation))
-                        self._asking.add(task)
-                        task.add_done_callback(self._asking.discard)
+                        self._ask_later(reservation)
                     self._unheard = set()
                 case Received(EventsTopic(), event):
                     self._take(event)
@@ -217,8 +215,15 @@ class Session:
                 log.info("a result that nobody here waits for: %s", event)
 
     def _observe(self, received: Received) -> None:
-        if isinstance(received.topic, ReservationStateTopic):
-            self._unheard.discard(received.topic.reservation)
+        match received:
+            case Received(ReservationStateTopic(reservation), None) if (
+                reservation in self._followed and reservation not in self.view.ended
+            ):
+                # Somebody else may have released it; what ends by itself is told before.
+                self._ask_later(reservation)
+                return
+            case Received(ReservationStateTopic(reservation)):
+                self._unheard.discard(reservation)
         self.view.observe(received)
         match received:
             case Received(AgentStateTopic(agent), AgentState(status=Presence.ONLINE)):
@@ -226,6 +231,11 @@ class Session:
                 for follower in self._followed.values():
                     if follower is not None:
                         follower.send_again(agent)
+
+    def _ask_later(self, reservation: str) -> None:
+        task = asyncio.create_task(self._ask_after(reservation))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
 
     async def _ask_after(self, reservation: str) -> None:
         """What is not retained may be over, or the broker has forgotten it: control knows."""

@@ -1,7 +1,9 @@
 """What a client knows of the farm, from retained states, and a way to wait for a change of it."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from icefarm_broker import Received
 from icefarm_schemas import (
@@ -122,9 +124,9 @@ class View:
         """Whether control is there."""
         return self.control is not None and self.control.status is Presence.ONLINE
 
-    async def changed(self) -> None:
-        """Return at the next change."""
-        await self._change.wait()
+    def changed(self) -> Coroutine[Any, Any, bool]:
+        """Wait for the next change after this call, though it may be awaited later."""
+        return self._change.wait()
 
     def is_ready(
         self, agent: str, device: str, reservation: str, behaviour: str | None = None

@@ -164,11 +164,12 @@ BEGIN
     RETURN ARRAY[w.id];
 END $$;
 
--- Give devices to those in the queue whose turn it is.
-CREATE OR REPLACE FUNCTION serve_queue() RETURNS void
+-- Give devices to those in the queue whose turn it is, and return how many that are.
+CREATE OR REPLACE FUNCTION serve_queue() RETURNS int
 LANGUAGE plpgsql AS $$
 DECLARE
     w reservation;
+    served int := 0;
 BEGIN
     PERFORM one_at_a_time();
     FOR w IN
@@ -178,8 +179,9 @@ BEGIN
         EXIT WHEN NOT EXISTS (
             SELECT FROM device WHERE reservation IS NULL AND online AND status = 'available'
         );
-        PERFORM activate(w);
+        served := served + activate(w)::int;
     END LOOP;
+    RETURN served;
 END $$;
 
 -- Take devices out of a reservation, which ends with the last of them.

@@ -44,6 +44,8 @@ from icefarm_schemas.topics import (
 
 _LONGEST_PAUSE = 10.0
 """Seconds between looks at the time, which bounds what the jump of a clock can do."""
+_REST = 0.01
+"""Seconds after telling what has happened; what happens meanwhile is told together."""
 _SOON = 0.2
 """Seconds after a change to the next look at the time, since it may have brought an end nearer;
 and the shortest between two looks at what is available."""
@@ -138,6 +140,7 @@ class Leader:
             if self._changed:
                 self._changed = False
                 await self._tell()
+                await asyncio.sleep(_REST)
             if time.monotonic() >= self._next_count:
                 await self._count()
             await self._wait()
@@ -189,10 +192,12 @@ class Leader:
             log.error("the state of a session that ended is not removed: %s", error)
 
     async def _tell(self) -> None:
-        """Serve whoever's turn it is now, and tell what has happened."""
-        if self._mirror.queued:
-            await self._database.call("SELECT serve_queue()")
+        """Tell what has happened, and serve whoever's turn it is now."""
         await self._mirror.update()
+        if self._mirror.queued:
+            [row] = await self._database.call("SELECT serve_queue() AS served")
+            if row["served"]:
+                await self._mirror.update()
         now = time.monotonic()
         self._next_look = min(self._next_look, now + _SOON)
         self._next_count = max(min(self._next_count, now), self._counted + _SOON)

@@ -151,6 +151,8 @@ class Mirror:
         """Let go of its devices at once, of its state when its holder has been told why."""
         self.queued.discard(state.reservation)
         self._let_go(state.reservation, self._devices.pop(state.reservation, set()))
+        if state.reason is EndReason.RELEASED:
+            self.states.remove(ReservationStateTopic(state.reservation))
 
     async def _publish(self, topic: EventsTopic, event: Message) -> None:
         try:
@@ -171,9 +173,9 @@ class Mirror:
 
 
 def _events_of(happened: dict[str, Any], state: ReservationState) -> list[Message]:
-    """What the holder is told of a transition; of what he asked for himself, the reply told."""
+    """What the holder is told of a transition; of what a client asked for, the reply tells."""
     match What(happened["what"]):
-        case What.ENDED:
+        case What.ENDED if happened["by"] is None:
             reason = EndReason(happened["why"])
             return [ReservationEnded(reservation=state.reservation, reason=reason)]
         case What.EXPIRING if state.expires_at is not None:

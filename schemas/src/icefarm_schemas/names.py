@@ -1,6 +1,7 @@
 """Names that stand in topics: of clients, agents, devices, sessions and reservations."""
 
 import unicodedata
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -11,6 +12,7 @@ MAX_NAME_LENGTH = 64
 _FORBIDDEN = {"/": "a slash", "+": "a plus sign", "#": "a number sign"}
 
 
+@lru_cache(maxsize=10_000)  # The same few stand in each of many topics.
 def check_name(name: str) -> str:
     """Return `name` when it may stand as one level of a topic.
 
