@@ -215,35 +215,40 @@ BEGIN
     PERFORM give_back(r, agents, names, 'ended', reason, by);
 END $$;
 
--- The live reservations that a request selects, locked; NULL when one that is named is not among them.
+-- A JSON array of strings.
+CREATE OR REPLACE FUNCTION texts(list jsonb) RETURNS text[]
+LANGUAGE sql IMMUTABLE AS $$ SELECT ARRAY(SELECT jsonb_array_elements_text(list)) $$;
+
+-- The live reservations that a request selects, locked; NULL when one that is named is not there.
 CREATE OR REPLACE FUNCTION selected(
     in_client text, request jsonb, with_queued boolean
 ) RETURNS reservation[] LANGUAGE plpgsql AS $$
 DECLARE
+    named text[] := texts(request->'reservations');
+    named_devices text[] := texts(request->'devices');
+    ids text[] := named;
     found reservation[];
 BEGIN
+    IF request ? 'devices' THEN
+        ids := ARRAY(
+            SELECT reservation FROM allocation WHERE ended_at IS NULL AND device = ANY(named_devices)
+        );
+    ELSIF NOT request ? 'reservations' THEN
+        ids := ARRAY(SELECT id FROM reservation WHERE client = in_client AND status <> 'ended');
+    END IF;
     found := ARRAY(
         SELECT r FROM reservation r
-        WHERE r.client = in_client
-          AND (r.status = 'active' OR r.status = 'queued' AND with_queued)
-          AND CASE
-              WHEN request ? 'reservations' THEN request->'reservations' ? r.id
-              WHEN request ? 'devices' THEN EXISTS (
-                  SELECT FROM allocation a
-                  WHERE a.reservation = r.id AND a.ended_at IS NULL
-                    AND request->'devices' ? a.device
-              )
-              ELSE true
-          END
-        ORDER BY r.id
+        WHERE id = ANY(ids) AND client = in_client
+          AND (status = 'active' OR status = 'queued' AND with_queued)
+        ORDER BY id
         FOR UPDATE
     );
-    IF cardinality(found) < jsonb_array_length(request->'reservations') THEN
+    IF cardinality(found) < cardinality(named) THEN
         RETURN NULL;
     END IF;
-    IF jsonb_array_length(request->'devices') > (
+    IF cardinality(named_devices) > (
         SELECT count(DISTINCT a.device) FROM unnest(found) r JOIN allocation a ON a.reservation = r.id
-        WHERE a.ended_at IS NULL AND request->'devices' ? a.device
+        WHERE a.ended_at IS NULL AND a.device = ANY(named_devices)
     ) THEN
         RETURN NULL;
     END IF;
