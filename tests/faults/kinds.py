@@ -1,8 +1,6 @@
 """Every kind of fault: each begins in its own way, and most have an end."""
 
-import os
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +15,7 @@ from faults.farm import (
     FaultFarm,
     faketime_library,
 )
+from faults.network import why_no_namespaces
 
 End = Callable[[], None]
 Begin = Callable[[FaultFarm, random.Random], End]
@@ -87,14 +86,6 @@ def _jump(name: str) -> Begin:
         return lambda: farm.set_clock(name, 0)
 
     return begin
-
-
-def why_no_namespaces() -> str | None:
-    """Why this user cannot cut parts off, if he cannot."""
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    missing = [name for name in ("ip", "nsenter", "setpriv") if shutil.which(name) is None]
-    return f"{', '.join(missing)} not installed" if missing else None
 
 
 def all_kinds() -> list[Kind]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -118,7 +119,7 @@ class Ledger:
         faults = []
         for (agent, device), spans in by_device.items():
             spans.sort()
-            for before, after in zip(spans, spans[1:], strict=False):
+            for before, after in pairwise(spans):
                 if after[0] < before[1] - SAME_MOMENT:
                     faults.append(
                         f"{agent}/{device}: {after[2]} had it {before[1] - after[0]:.3f} s before "

@@ -7,6 +7,7 @@ notices nothing but silence, as behind a switch that has died.
 
 import ctypes
 import os
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -16,11 +17,16 @@ from typing import Protocol, Self
 _CLONE_NEWNET = 0x40000000
 
 
+def why_no_namespaces() -> str | None:
+    """Why this user cannot cut parts off, if he cannot."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    missing = [name for name in ("ip", "nsenter", "setpriv") if shutil.which(name) is None]
+    return f"{', '.join(missing)} not installed" if missing else None
+
+
 class Network(Protocol):
     """Where the parts run and how they reach each other."""
-
-    why_no_cuts: str | None
-    """Why parts cannot be cut off here, if they cannot."""
 
     def address(self, part: str) -> str:
         """Where a part listens, as all others reach it."""
@@ -38,8 +44,6 @@ class Network(Protocol):
 class Loopback:
     """Everything on this machine's own address: for users who may make no namespaces."""
 
-    why_no_cuts = "network namespaces need root"
-
     def address(self, part: str) -> str:
         return "127.0.0.1"
 
@@ -50,13 +54,11 @@ class Loopback:
         """Every thread is there already."""
 
     def cut(self, part: str, silently: bool) -> Callable[[], None]:
-        raise RuntimeError(self.why_no_cuts)
+        raise RuntimeError("nothing can be cut off without namespaces")
 
 
 class Namespaces:
     """Namespaces that live as long as the `with` block."""
-
-    why_no_cuts = None
 
     def __init__(self, parts: list[str]) -> None:
         self._prefix = f"icefarm-{os.getpid()}-"

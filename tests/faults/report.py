@@ -1,4 +1,4 @@
-"""What is told at the end: counts by kind of fault, of runs and evaluations, and the worst times."""
+"""What is told at the end: counts of faults, runs and evaluations, and the worst times."""
 
 from collections import Counter, defaultdict
 

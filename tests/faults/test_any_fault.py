@@ -19,8 +19,8 @@ import pytest
 
 import icefarm
 from faults.farm import CLIENTS, PARTS, FaultFarm
-from faults.kinds import all_kinds, why_no_namespaces
-from faults.network import Loopback, Namespaces, Network
+from faults.kinds import all_kinds
+from faults.network import Loopback, Namespaces, Network, why_no_namespaces
 from faults.plan import draw, inject
 from faults.report import crashes, summary, tracebacks
 from faults.watch import MOST_GROWTH, Watch, disagreements, unrest

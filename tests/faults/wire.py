@@ -48,7 +48,7 @@ class Wire:
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = lambda *_: self._complete.clear()
         self._client.on_message = self._on_message
-        self._client.reconnect_delay_set(0.1, 0.5)
+        self._client.reconnect_delay_set(1, 1)
         self._thread = threading.Thread(target=self._follow, name="wire")
         self._thread.start()
 
