@@ -51,6 +51,7 @@ class FaultFarm:
         self.mosquitto = Mosquitto(
             directory / "mosquitto", self.broker_port, bind=network.address(BROKER)
         )
+        self.mosquitto.log_file = directory / "logs" / "mosquitto.log"
         self.parts = {name: self._part(name) for name in PARTS}
         self.supervisor = Supervisor(self.parts.values())
 

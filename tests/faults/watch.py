@@ -45,7 +45,7 @@ class Watch:
         self.double_holders: set[str] = set()
         self.looks = 0
         self.looks_without_database = 0
-        self.memory: dict[tuple[str, int], list[tuple[float, int]]] = {}
+        self._memory: dict[tuple[str, int], list[tuple[float, int]]] = {}
         self._unproved: set[Served] = set()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="watch")
@@ -107,12 +107,12 @@ class Watch:
             measured = part.memory()
             if measured is not None:
                 pid, size = measured
-                self.memory.setdefault((part.name, pid), []).append((time.monotonic(), size))
+                self._memory.setdefault((part.name, pid), []).append((time.monotonic(), size))
 
     def growth(self) -> dict[str, int]:
         """By how many bytes the process of each part grew most, once it was warm."""
         most: dict[str, int] = {}
-        for (name, _), samples in self.memory.items():
+        for (name, _), samples in self._memory.items():
             warm = [size for at, size in samples if at > samples[0][0] + _WARM]
             if warm:
                 most[name] = max(most.get(name, 0), max(warm) - warm[0])

@@ -1,5 +1,6 @@
 """What is on the wire, read with paho alone so that a fault of our own connection hides nothing."""
 
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -23,13 +24,19 @@ from icefarm_schemas.topics import (
 Served = tuple[str, str, str]
 """Reservation, agent, device: this device did something for this reservation."""
 
+_FOLLOWED = [
+    *(f"{DEFAULT_ROOT}/{branch}/#" for branch in ("control", "agents", "clients", "requests")),
+    f"{DEFAULT_ROOT}/reservations/+/state",
+]
+"""All but the bitstreams: while this is cut off, the broker would hoard these for it."""
+
 _MARKER = "faults/marker"
 """A topic that the farm does not have. What is published there after a subscription comes back
 after all that the broker retains."""
 
 
 class Wire:
-    """Follows all topics, and connects again for as long as it takes.
+    """Follows the topics, and connects again for as long as it takes.
 
     Args:
         enter: called in the thread that connects, to get into a network from which all is reached.
@@ -44,7 +51,9 @@ class Wire:
         self.broken: list[str] = []
         """What the contract does not have."""
         self.results = 0
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        # A name, so that a connection that was cut off ends when it is made again.
+        name = f"wire-{secrets.token_hex(4)}"
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=paho.MQTTv5)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = lambda *_: self._complete.clear()
         self._client.on_message = self._on_message
@@ -79,7 +88,7 @@ class Wire:
             self._retained.clear()
         # As published, so that a retained state can be told from one that is only passing by.
         options = SubscribeOptions(qos=1, retainAsPublished=True)
-        client.subscribe([(f"{DEFAULT_ROOT}/#", options), (_MARKER, options)])
+        client.subscribe([(text, options) for text in (*_FOLLOWED, _MARKER)])
         client.publish(_MARKER, b"", qos=1)
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:

@@ -5,6 +5,7 @@ with any other exception, which the test finds in its log. SIGTERM ends it after
 """
 
 import json
+import logging
 import os
 import random
 import signal
@@ -110,6 +111,7 @@ class Workload:
 def main() -> None:
     """Arguments: the client's name, the folders of journals and of circuits, the seed."""
     name, journals, circuits, seed = sys.argv[1:]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
     choose = random.Random(f"{seed} {name} {time.monotonic_ns()}")
     workload = Workload(Journal(Path(journals), name), Path(circuits), choose)
 
