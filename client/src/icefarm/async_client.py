@@ -26,6 +26,7 @@ from icefarm.view import Agent, Board, View
 from icefarm_broker import (
     BrokerAddress,
     BrokerError,
+    Connected,
     Connection,
     Invalid,
     PresenceMessages,
@@ -299,16 +300,17 @@ class AsyncClient:
         """Wait in the queue; leave it when the caller does not wait any longer."""
         reservation = state.reservation
         topic = ReservationStateTopic(reservation).build(self._address.root)
+        self._view.expect(state)
         try:
             await self._subscribe_and_sync(topic)
             while True:
                 current = self._view.reservations.get(reservation)
                 if current is not None and current.status is ReservationStatus.ACTIVE:
                     return current
-                ended = self._view.ended.get(reservation)
+                ended = self._view.find_end(reservation)
                 if ended is not None:
                     raise _not_served(ended)
-                await self._while_listening(self._view.changed())
+                await self._while_listening(self._view.changed_or_time())
         except BaseException:
             with suppress(FarmError):
                 await self.release(reservation)
@@ -318,6 +320,7 @@ class AsyncClient:
     async def _open(self, state: ReservationState) -> "AsyncReservation":
         reservation = AsyncReservation(self, self._connection, self._view, state)
         self._reservations[state.reservation] = reservation
+        self._view.expect(state)
         await self._subscribe_and_sync(*self._topics(state))
         return reservation
 
@@ -370,6 +373,8 @@ class AsyncClient:
     async def _listen(self) -> None:
         async for happening in self._connection:
             match happening:
+                case Connected():
+                    self._view.reconnected()
                 case Synced():
                     self._synced.set()
                 case Received(EventsTopic(), event):

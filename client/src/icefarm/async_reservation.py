@@ -87,7 +87,7 @@ class AsyncReservation:
         try:
             async with asyncio.timeout(timeout):
                 while not self._all_ready():
-                    await self._view.changed()
+                    await self._view.changed_or_time()
         except TimeoutError:
             raise TimedOutError(
                 f"the boards of {self.id} are not ready after {timeout:g} s"
@@ -109,7 +109,7 @@ class AsyncReservation:
 
     def check(self) -> None:
         """Raise ReservationEndedError when the reservation is over."""
-        ended = self._view.ended.get(self.id)
+        ended = self._view.find_end(self.id)
         if ended is not None:
             why = ended.reason.replace("_", " ") if ended.reason else "while this client was away"
             raise ReservationEndedError(f"the reservation {self.id} is over: {why}")

@@ -1,7 +1,9 @@
 """What a client knows of the farm, from retained states, and a way to wait for a change of it."""
 
 import asyncio
+import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from icefarm_broker import Received
@@ -20,6 +22,10 @@ from icefarm_schemas.topics import (
     DeviceStateTopic,
     ReservationStateTopic,
 )
+
+CERTAIN_AFTER = 10.0
+"""Seconds for which a reservation must not be heard of, while control is there, to be over."""
+_LOOK_AGAIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,15 +66,45 @@ class View:
         self.reservations: dict[str, ReservationState] = {}
         self.ended: dict[str, ReservationState] = {}
         self._offline_since: dict[str, float] = {}
+        self._served_since: float | None = None
+        self._unheard_since: dict[str, float] = {}
         self._change = asyncio.Event()
         self.version = 0
         """How many changes there have been."""
+
+    def reconnected(self) -> None:
+        """What is retained comes again; what does not has been removed, or is yet to be told."""
+        now = time.monotonic()
+        self._served_since = None
+        self._unheard_since = dict.fromkeys(self.reservations, now)
+
+    def expect(self, state: ReservationState) -> None:
+        """Control has told of a reservation in a reply, so its state must come, or it is over."""
+        if state.reservation not in self.reservations and state.reservation not in self.ended:
+            self.reservations[state.reservation] = state
+            self._unheard_since[state.reservation] = time.monotonic()
+
+    def find_end(self, reservation: str) -> ReservationState | None:
+        """The last state of a reservation that is over, also when nothing has told its end.
+
+        An end is told once, so that a client which is away, and whose broker forgets, misses it.
+        """
+        unheard = self._unheard_since.get(reservation, math.inf)
+        served = math.inf if self._served_since is None else self._served_since
+        # A broker that has lost its memory is told by control what is live.
+        if time.monotonic() - max(unheard, served) > CERTAIN_AFTER:
+            self._put_reservation(reservation, None)
+        return self.ended.get(reservation)
 
     def observe(self, received: Received) -> None:
         """Take note of a state."""
         match received:
             case Received(ControlStateTopic(), message):
                 self.control = message
+                if not self.is_served:
+                    self._served_since = None
+                elif self._served_since is None:
+                    self._served_since = time.monotonic()
             case Received(AgentStateTopic(agent), message):
                 self._put(self.agents, agent, message)
                 if message is not None and message.status is Presence.ONLINE:
@@ -86,6 +122,7 @@ class View:
         self._change = asyncio.Event()
 
     def _put_reservation(self, reservation: str, state: ReservationState | None) -> None:
+        self._unheard_since.pop(reservation, None)
         if state is not None and state.status is not ReservationStatus.ENDED:
             self.reservations[reservation] = state
             return
@@ -110,6 +147,12 @@ class View:
     async def changed(self) -> None:
         """Return at the next change."""
         await self._change.wait()
+
+    async def changed_or_time(self) -> None:
+        """Return at the next change, or when it is time to look at the clock."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_AGAIN):
+                await self.changed()
 
     def offline_for(self, agent: str) -> float:
         """Seconds for which an agent has been away; 0 when it is there."""
