@@ -4,6 +4,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from support.waiting import until
+
 from faults.farm import (
     AGENTS,
     BROKER,
@@ -16,6 +18,7 @@ from faults.farm import (
     faketime_library,
 )
 from faults.network import why_no_namespaces
+from faults.parts import Part
 
 End = Callable[[], None]
 Begin = Callable[[FaultFarm, random.Random], End]
@@ -36,33 +39,40 @@ def _nothing() -> None:
     """What has been killed is started again by the supervisor."""
 
 
+def _running(farm: FaultFarm, name: str) -> Part:
+    """A part, once it has been started again after what came before."""
+    part = farm.parts[name]
+    until(lambda: part.pid is not None, f"{name} runs")
+    return part
+
+
 def _kill(*names: str) -> Begin:
     def begin(farm: FaultFarm, choose: random.Random) -> End:
-        farm.parts[choose.choice(names)].kill()
+        _running(farm, choose.choice(names)).kill()
         return _nothing
 
     return begin
 
 
 def _kill_leader(farm: FaultFarm, choose: random.Random) -> End:
-    farm.parts[farm.leader() or choose.choice(CONTROLS)].kill()
+    _running(farm, farm.leader() or choose.choice(CONTROLS)).kill()
     return _nothing
 
 
 def _kill_other_control(farm: FaultFarm, choose: random.Random) -> End:
     leader = farm.leader()
-    farm.parts[choose.choice([name for name in CONTROLS if name != leader])].kill()
+    _running(farm, choose.choice([name for name in CONTROLS if name != leader])).kill()
     return _nothing
 
 
 def _restart_broker(farm: FaultFarm, choose: random.Random) -> End:
-    farm.parts[BROKER].terminate()
+    _running(farm, BROKER).terminate()
     return _nothing
 
 
 def _wipe_broker(farm: FaultFarm, choose: random.Random) -> End:
     memory = farm.mosquitto.directory / "mosquitto.db"
-    farm.parts[BROKER].kill(before_restart=lambda: memory.unlink(missing_ok=True))
+    _running(farm, BROKER).kill(before_restart=lambda: memory.unlink(missing_ok=True))
     return _nothing
 
 
@@ -75,7 +85,7 @@ def _cut(*names: str) -> Begin:
 
 def _silence(*names: str) -> Begin:
     def begin(farm: FaultFarm, choose: random.Random) -> End:
-        return farm.parts[choose.choice(names)].silence()
+        return _running(farm, choose.choice(names)).silence()
 
     return begin
 
