@@ -23,8 +23,9 @@ from icefarm_schemas.topics import (
     ReservationStateTopic,
 )
 
-CERTAIN_AFTER = 10.0
-"""Seconds for which a reservation must not be heard of, while control is there, to be over."""
+CERTAIN_AFTER = 30.0
+"""Seconds for which a reservation must not be heard of, while control is there, to be over. Within
+twice the keep-alive, a connection that is silent has been noticed and made again."""
 _LOOK_AGAIN = 1.0
 
 
