@@ -1,4 +1,4 @@
-# The whole workflow: make demo, up, test, lint, bench, circuits, lock. Each installs what it needs.
+# The whole workflow: make demo, up, test, faults, lint, bench, circuits, lock. Each installs what it needs.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +14,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Where Debian puts mosquitto.
 export PATH := $(PATH):/usr/sbin
 
-.PHONY: demo up test lint bench bench-profile circuits install programs lock clean
+.PHONY: demo up test faults fault-programs lint bench bench-profile circuits install programs lock clean
 
 demo: install
 	$(BIN)/icefarm demo
@@ -22,8 +22,15 @@ demo: install
 up: install
 	$(BIN)/icefarm up
 
-test: install
+test: install fault-programs
 	$(BIN)/pytest
+
+# How many faults, and how many allocations beside them. As root, network cuts are among the faults.
+FAULTS := 200
+ALLOCATIONS := 100000
+
+faults: install fault-programs
+	ICEFARM_FAULTS=$(FAULTS) ICEFARM_FAULTS_ALLOCATIONS=$(ALLOCATIONS) $(BIN)/pytest tests/faults -s
 
 lint: install
 	$(BIN)/ruff check .
@@ -58,6 +65,10 @@ $(CURDIR)/$(VENV)-tools/bin/uv:
 
 programs:
 	@$(call need,mosquitto mosquitto_pub iceunpack icebox_vlog iverilog,mosquitto mosquitto-clients fpga-icestorm iverilog)
+
+# For clocks that jump and networks that are cut.
+fault-programs:
+	@$(call need,faketime ip nsenter setpriv,faketime iproute2 util-linux)
 
 # $(call need,programs,packages): install the packages where one of the programs is missing.
 define need

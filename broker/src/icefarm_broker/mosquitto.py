@@ -49,26 +49,31 @@ class Mosquitto:
 
     Args:
         directory: for its configuration, log and retained messages; survives a restart.
-        port: on 127.0.0.1, where everybody on this machine may connect without a login.
+        port: on `bind`, where everybody who reaches it may connect without a login.
         accounts: a password file and an access list; nobody may then connect without a login.
+        bind: an address of this machine; the default is reached from this machine only.
     """
 
     def __init__(
-        self, directory: Path, port: int, accounts: tuple[Path, Path] | None = None
+        self,
+        directory: Path,
+        port: int,
+        accounts: tuple[Path, Path] | None = None,
+        bind: str = "127.0.0.1",
     ) -> None:
-        self.directory, self.port, self._accounts = directory, port, accounts
+        self.directory, self.port, self._accounts, self._bind = directory, port, accounts, bind
         self.log_file = directory / "mosquitto.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """How to connect."""
-        return f"mqtt://127.0.0.1:{self.port}"
+        return f"mqtt://{self._bind}:{self.port}"
 
     def configuration(self) -> str:
         """mosquitto.conf and, after it, what depends on this place."""
         place = [
-            f"listener {self.port} 127.0.0.1",
+            f"listener {self.port} {self._bind}",
             f"persistence_location {self.directory}/",
             f"log_dest file {self.log_file}",
             # Started by root, it would become the user mosquitto, who may not write here.
@@ -128,7 +133,7 @@ class Mosquitto:
         if self.process is None or self.process.poll() is not None:
             return False
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            with socket.create_connection((self._bind, self.port), timeout=1):
                 return "running" in self.log_file.read_text()
         except OSError:
             return False

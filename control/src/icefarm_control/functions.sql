@@ -198,7 +198,9 @@ BEGIN
     FROM unnest(out_agents, out_devices) AS given (agent, name)
     WHERE d.reservation = r.id AND d.agent = given.agent AND d.name = given.name;
     -- A device that went away while it was held was kept until now.
-    DELETE FROM device WHERE reservation IS NULL AND status = 'gone';
+    DELETE FROM device d USING unnest(out_agents, out_devices) AS given (agent, name)
+    WHERE d.agent = given.agent AND d.name = given.name
+      AND d.reservation IS NULL AND d.status = 'gone';
     PERFORM record(r, what, reason, by, out_agents, out_devices, detail);
 END $$;
 
