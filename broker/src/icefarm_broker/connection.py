@@ -93,7 +93,8 @@ class Connection:
         self._clean_start = clean_start
         self._patience = patience
         self._keepalive = keepalive
-        self._happenings: asyncio.Queue[Happening | Delivery] = asyncio.Queue()
+        # None is the end: the keeper has failed, or has been stopped.
+        self._happenings: asyncio.Queue[Happening | Delivery | None] = asyncio.Queue()
         self._unacknowledged: Delivery | None = None
         self._mqtt: MqttClient | None = None
         self._up = asyncio.Event()
@@ -112,6 +113,7 @@ class Connection:
             BrokerUnreachableError: no connection came about within `patience`.
         """
         self._keeper = asyncio.create_task(self._keep(), name=f"connection {self.client_id}")
+        self._keeper.add_done_callback(lambda _: self._happenings.put_nowait(None))
         up = asyncio.create_task(self._up.wait())
         try:
             await asyncio.wait([up, self._keeper], return_when=asyncio.FIRST_COMPLETED)
@@ -266,19 +268,13 @@ class Connection:
         if self._unacknowledged is not None:
             self._unacknowledged.acknowledge()
             self._unacknowledged = None
-        if self._happenings.empty() and self._keeper is not None:
-            getter = asyncio.create_task(self._happenings.get())
-            try:
-                await asyncio.wait([getter, self._keeper], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not getter.done():
-                    getter.cancel()
-            if not getter.done():
-                await self._keeper
-                raise StopAsyncIteration
-            happening = getter.result()
-        else:
-            happening = self._happenings.get_nowait()
+        happening = await self._happenings.get()
+        if happening is None:
+            # For whoever asks again.
+            self._happenings.put_nowait(None)
+            assert self._keeper is not None
+            await self._keeper
+            raise StopAsyncIteration
         if isinstance(happening, Delivery):
             self._unacknowledged = happening
             return self._read(happening)
