@@ -63,43 +63,39 @@ LANGUAGE sql STABLE AS $$
     WHERE a.reservation = wanted AND a.ended_at IS NULL
 $$;
 
--- The devices that a reservation may have now, in order and locked.
---
--- Those that are further ahead in the queue come first: a device that one of them could use is not
--- given to anybody behind it. So a later request overtakes only with devices that are of no use to an
--- earlier one, cannot delay it, and nobody starves.
-CREATE OR REPLACE FUNCTION devices_for(w reservation) RETURNS SETOF device
-LANGUAGE sql AS $$
-    SELECT d.* FROM device d
-    WHERE d.reservation IS NULL AND d.online AND d.status = 'available' AND fits(d, w)
-      AND NOT EXISTS (
-          SELECT FROM reservation q
-          WHERE q.status = 'queued' AND fits(d, q)
-            AND (-q.priority, q.created_at, q.id) < (-w.priority, w.created_at, w.id)
-      )
-      -- Of boards of one name, as after a move from one agent to another, only one counts.
-      AND (w.wanted_devices IS NULL OR NOT EXISTS (
-          SELECT FROM device e
-          WHERE e.name = d.name AND e.agent < d.agent
-            AND e.reservation IS NULL AND e.online AND e.status = 'available'
-      ))
-    ORDER BY d.agent, d.name
-    LIMIT w.wanted_count
-    FOR UPDATE OF d
-$$;
-
 -- When the holder of a lease of this length is warned: when a fifth of it is left, or five minutes.
 CREATE OR REPLACE FUNCTION warning_of(duration interval) RETURNS timestamptz
 LANGUAGE sql STABLE AS $$ SELECT now() + duration - least(duration / 5, interval '5 min') $$;
 
 -- Give a reservation all its devices and begin its lease, or do nothing and return false.
+--
+-- Those that are further ahead in the queue come first: a device that one of them could use is not
+-- given to anybody behind it. So a later request overtakes only with devices that are of no use to an
+-- earlier one, cannot delay it, and nobody starves.
 CREATE OR REPLACE FUNCTION activate(w reservation) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     agents text[];
     names text[];
 BEGIN
-    SELECT array_agg(d.agent), array_agg(d.name) INTO agents, names FROM devices_for(w) d;
+    SELECT array_agg(agent), array_agg(name) INTO agents, names FROM (
+        SELECT d.agent, d.name FROM device d
+        WHERE d.reservation IS NULL AND d.online AND d.status = 'available' AND fits(d, w)
+          AND NOT EXISTS (
+              SELECT FROM reservation q
+              WHERE q.status = 'queued' AND fits(d, q)
+                AND (-q.priority, q.created_at, q.id) < (-w.priority, w.created_at, w.id)
+          )
+          -- Of boards of one name, as after a move from one agent to another, only one counts.
+          AND (w.wanted_devices IS NULL OR NOT EXISTS (
+              SELECT FROM device e
+              WHERE e.name = d.name AND e.agent < d.agent
+                AND e.reservation IS NULL AND e.online AND e.status = 'available'
+          ))
+        ORDER BY d.agent, d.name
+        LIMIT w.wanted_count
+        FOR UPDATE OF d
+    ) AS free;
     IF coalesce(cardinality(names), 0) < w.wanted_count THEN
         RETURN false;
     END IF;
