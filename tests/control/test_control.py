@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -17,10 +19,15 @@ from icefarm_broker.mosquitto import Mosquitto
 from icefarm_schemas import (
     AgentState,
     Assignment,
+    Availability,
     ControlState,
+    Count,
+    DeviceFailed,
     DeviceState,
     DeviceStatus,
+    EndReason,
     ErrorCode,
+    FailureReason,
     Operation,
     Presence,
     Reply,
@@ -33,6 +40,8 @@ from icefarm_schemas import (
 from icefarm_schemas.topics import (
     AgentStateTopic,
     AssignmentTopic,
+    AvailabilityTopic,
+    ControlProcessTopic,
     ControlStateTopic,
     DeviceStateTopic,
     EventsTopic,
@@ -399,6 +408,104 @@ async def test_two_who_want_the_last_board(
     assert len(errors) == 1
     assert isinstance(errors[0], icefarm.NotAvailableError)
     assert errors[0].details == {"asked": 1, "free": 0, "total": 2, "queued": 0}
+
+
+async def test_what_is_available_is_told(
+    control: Processes, agent: Connection, recorder: Recorder
+) -> None:
+    def available() -> Availability | None:
+        told = recorder.of(AvailabilityTopic)
+        return told[-1].message if told else None
+
+    def counts(available: int, total: int, queued: int = 0) -> Availability:
+        count = Count(available=available, total=total)
+        return Availability(
+            devices=count, behaviours={"pulsecount": count}, products={"p": count}, queued=queued
+        )
+
+    until(lambda: available() == counts(2, 2))
+    request = b'{"behaviour":"pulsecount","count":1,"on_session_end":"keep"}'
+    held = the_one(await ask(agent, recorder, "reserve", request))
+    until(lambda: available() == counts(1, 2))
+    two = b'{"behaviour":"pulsecount","count":2,"on_session_end":"keep","wait":60}'
+    waits = the_one(await ask(agent, recorder, "reserve", two, b"2", answers=2))
+    until(lambda: available() == counts(1, 2, queued=1))
+    await agent.publish(DeviceStateTopic("pi", "b"), a_device(DeviceStatus.BROKEN))
+    until(lambda: available() == counts(0, 2, queued=1))
+    both = json.dumps({"reservations": [held.reservation, waits.reservation]}).encode()
+    await ask(agent, recorder, "release", both, b"3", answers=3)
+    until(lambda: available() == counts(1, 2))
+    await agent.publish(DeviceStateTopic("pi", "b"), b"")
+    until(lambda: available() == counts(1, 1))
+    await agent.publish(AgentStateTopic("pi"), AgentState(status=Presence.OFFLINE))
+    until(lambda: available() == counts(0, 1))
+
+
+async def test_a_holder_is_told_which_board_he_has_lost(
+    control: Processes, agent: Connection, recorder: Recorder
+) -> None:
+    request = b'{"behaviour":"pulsecount","count":2,"on_session_end":"keep"}'
+    held = the_one(await ask(agent, recorder, "reserve", request))
+    until(lambda: assigned(recorder, "a") and assigned(recorder, "b"))
+    broken = a_device(DeviceStatus.BROKEN).model_copy(update={"detail": "smoke"})
+    await agent.publish(DeviceStateTopic("pi", "a"), broken)
+    until(lambda: assigned(recorder, "a") is None)
+    [failed] = [r.message for r in recorder.of(EventsTopic, client="ann", session="s")]
+    assert failed == DeviceFailed(
+        reservation=held.reservation,
+        agent="pi",
+        device="a",
+        reason=FailureReason.BROKEN,
+        detail="smoke",
+    )
+    until(lambda: len(_state_of(recorder, held.reservation).devices) == 1)
+    assert assigned(recorder, "b") is not None
+
+
+async def test_several_control_processes_share_the_work_and_one_leads(
+    control: Processes, agent: Connection, recorder: Recorder, mosquitto: Mosquitto
+) -> None:
+    def there() -> set[str]:
+        """The control processes that say so."""
+        states = {r.topic: r.message for r in recorder.of(ControlProcessTopic)}
+        return {topic.process for topic, state in states.items() if state is not None}  # type: ignore[attr-defined]
+
+    second = control.control("second")
+    until(lambda: "another control process leads" in control.output("second"))
+    until(lambda: len(there()) == 2)
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+        short = ReserveRequest(behaviour="pulsecount", count=1, duration=1)
+        long = ReserveRequest(behaviour="pulsecount", count=1)
+        [held] = await client._request(Operation.RESERVE, short)
+        control.kill("control")
+        # The lease ends by the other one's timer, which answers meanwhile.
+        [other] = await client._request(Operation.RESERVE, short)
+        until(lambda: len(told_ends(recorder)) == 2)
+        assert told_ends(recorder) == {
+            held.reservation: EndReason.EXPIRED,
+            other.reservation: EndReason.EXPIRED,
+        }
+        until(lambda: len(there()) == 1)
+        # One that hangs takes requests and does not answer: they are asked again elsewhere.
+        control.control()
+        until(lambda: len(there()) == 2)
+        os.kill(second.pid, signal.SIGSTOP)
+        try:
+            for _ in range(4):
+                [held] = await client._request(Operation.RESERVE, long)
+                await client.release(held.reservation)
+            # Twice: before it was killed, and since it was started again.
+            until(lambda: control.output("control").count("this process leads") == 2)
+        finally:
+            os.kill(second.pid, signal.SIGCONT)
+        until(lambda: "this process does not lead any more" in control.output("second"))
+        until(lambda: _control_states(recorder)[-1] is Presence.ONLINE)
+
+
+def told_ends(recorder: Recorder) -> dict[str, EndReason]:
+    """Why reservations have ended, as their holders were told."""
+    events = [r.message for r in recorder.of(EventsTopic)]
+    return {e.reservation: e.reason for e in events if isinstance(e, ReservationEnded)}
 
 
 async def test_without_control_a_request_fails_at_once(mosquitto: Mosquitto) -> None:

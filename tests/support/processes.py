@@ -33,9 +33,9 @@ class Processes:
         """In which client tools find the farm."""
         return {**os.environ, "ICEFARM_BROKER": self._broker, "COLUMNS": "200", "NO_COLOR": "1"}
 
-    def control(self) -> subprocess.Popen[bytes]:
-        """Start control."""
-        return self.start("control", script("icefarm-control"), "--database", self._database)
+    def control(self, name: str = "control") -> subprocess.Popen[bytes]:
+        """Start control; several share the work, so each needs a name for its log."""
+        return self.start(name, script("icefarm-control"), "--database", self._database)
 
     def agent(
         self,

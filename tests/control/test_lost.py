@@ -1,0 +1,124 @@
+"""Devices that break, are unplugged or go away with their agent, while somebody holds them."""
+
+import asyncio
+
+from icefarm_control.database import Database
+from icefarm_control.inventory import Inventory, Reports
+from icefarm_schemas import (
+    DeviceStatus,
+    HistoryRequest,
+    Operation,
+    ReservationState,
+    ReservationStatus,
+)
+
+from .conftest import a_device, ask, report, reserve
+
+
+async def look_at_time(database: Database) -> float | None:
+    [row] = await database.call("SELECT look_at_time() AS seconds")
+    seconds: float | None = row["seconds"]
+    return seconds
+
+
+async def now(database: Database, held: ReservationState) -> ReservationState:
+    [row] = await database.call("SELECT state_of(%(id)s) AS state", {"id": held.reservation})
+    return ReservationState.model_validate(row["state"])
+
+
+async def boards(database: Database, held: ReservationState) -> list[str]:
+    return [device.device for device in (await now(database, held)).devices]
+
+
+async def agents(database: Database, *online: str, delay: float = 0) -> None:
+    """These agents are there, and no other."""
+    inventory = Inventory()
+    inventory._online.update(online)
+    reports = Reports(agents={"pi", "attic"})
+    await database.transaction(lambda cursor: inventory.write(cursor, reports, delay))
+
+
+async def test_who_holds_a_board_of_an_agent_that_is_gone_keeps_the_others(
+    database: Database,
+) -> None:
+    await report(database, "a")
+    await report(database, "z", agent="attic")
+    held = await reserve(database, count=2, device_grace=0.05)
+    await agents(database, "pi")
+    seconds = await look_at_time(database)
+    assert seconds is not None
+    assert 0 < seconds <= 0.05
+    assert await boards(database, held) == ["z", "a"]
+    await asyncio.sleep(0.06)
+    await look_at_time(database)
+    assert await boards(database, held) == ["a"]
+    reply = await ask(database, Operation.HISTORY, HistoryRequest(device="z"))
+    assert reply.history is not None
+    lost = reply.history[0]
+    assert (lost.what, lost.why, lost.devices, lost.by) == (
+        "device_lost",
+        "agent_gone",
+        ("z",),
+        None,
+    )
+    # It is free for others as soon as its agent is back.
+    await agents(database, "pi", "attic")
+    assert [d.device for d in (await reserve(database, devices=("z",))).devices] == ["z"]
+
+
+async def test_the_last_board_takes_its_reservation_with_it(database: Database) -> None:
+    await report(database, "a")
+    held = await reserve(database, count=1, device_grace=0)
+    await agents(database)
+    await asyncio.sleep(0.01)
+    await look_at_time(database)
+    ended = await now(database, held)
+    assert (ended.status, ended.reason) == (ReservationStatus.ENDED, "devices_lost")
+    assert [device.device for device in ended.devices] == ["a"]
+
+
+async def test_an_agent_that_is_back_in_time_has_lost_nothing(database: Database) -> None:
+    await report(database, "a")
+    held = await reserve(database, count=1, device_grace=0.05)
+    await agents(database)
+    await agents(database, "pi")
+    await asyncio.sleep(0.06)
+    await look_at_time(database)
+    assert await boards(database, held) == ["a"]
+
+
+async def test_an_absence_counts_from_when_it_is_believed(database: Database) -> None:
+    await report(database, "a")
+    held = await reserve(database, count=1, device_grace=0)
+    await agents(database, delay=60)
+    await look_at_time(database)
+    assert await boards(database, held) == ["a"]
+
+
+async def test_a_board_that_breaks_is_taken_away_at_once_with_the_reason(
+    database: Database,
+) -> None:
+    await report(database, "a", "b")
+    held = await reserve(database, count=2, device_grace=1000)
+    broken = a_device(DeviceStatus.BROKEN, detail="its FPGA does not answer")
+    await report(database, "b", state=broken)
+    await look_at_time(database)
+    assert await boards(database, held) == ["a"]
+    [row] = await database.call("SELECT * FROM transition WHERE what = 'device_lost'")
+    assert (row["why"], row["detail"]) == ("broken", "its FPGA does not answer")
+
+
+async def test_a_board_that_is_unplugged_has_the_grace_to_be_plugged_in_again(
+    database: Database,
+) -> None:
+    await report(database, "a", "b")
+    held = await reserve(database, count=2, device_grace=0.05)
+    unplugged = Reports(devices={("pi", "a"): None, ("pi", "b"): None})
+    inventory = Inventory()
+    inventory._online.add("pi")
+    await database.transaction(lambda cursor: inventory.write(cursor, unplugged))
+    await report(database, "a", state=a_device(DeviceStatus.PREPARING))
+    await asyncio.sleep(0.06)
+    await look_at_time(database)
+    assert await boards(database, held) == ["a"]
+    assert await database.call("SELECT FROM device WHERE name = 'b'") == []
