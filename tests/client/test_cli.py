@@ -50,6 +50,43 @@ def test_a_reservation_outlives_the_command_until_it_is_released(farm: Processes
     assert again.stderr.strip().endswith("is over: released")
 
 
+def test_boards_change_and_are_given_back_one_by_one(farm: Processes) -> None:
+    [state] = lines(farm.run("reserve", "-n", "3", "--json").stdout)
+    changed = farm.run("change", state["reservation"], "--behaviour", "variance", "--json")
+    [now] = lines(changed.stdout)
+    assert {device["behaviour"] for device in now["devices"]} == {"variance"}
+    kept = farm.run("release", "--board", "bench-2")
+    assert f"{state['reservation']} keeps: bench-1, bench-3" in kept.stdout
+    [longer] = lines(farm.run("extend", "--all", "--duration", "5000", "--json").stdout)
+    assert longer["expires_at"] > now["expires_at"]
+    assert "bench-1, bench-3" in farm.run("release", "--all").stdout
+    nothing = farm.run("release")
+    assert nothing.returncode == ExitCode.USAGE
+    assert "say what: ids of reservations, or --board, or --all" in nothing.stderr
+
+
+def test_history_and_usage_are_shown(farm: Processes) -> None:
+    [state] = lines(farm.run("reserve", "--board", "bench-3", "--name", "ann", "--json").stdout)
+    farm.run("release", state["reservation"], "--name", "ann")
+    steps = lines(farm.run("history", "--json").stdout)
+    assert [(step["what"], step.get("why")) for step in steps] == [
+        ("active", None),
+        ("ended", "released"),
+    ]
+    shown = farm.run("history", "--client", "ann", "--since", "1h").stdout
+    assert "ended: released" in shown
+    assert "bench-3" in shown
+    assert "Nothing has happened" in farm.run("history", "--board", "bench-1").stdout
+    used = farm.run("usage", "--since", "7d").stdout
+    assert "ann" in used
+    assert "bench-3 (bench)" in used
+    [usage] = lines(farm.run("usage", "--json").stdout)
+    assert [client["name"] for client in usage["clients"]] == ["ann"]
+    wrong = farm.run("history", "--since", "yesterday")
+    assert wrong.returncode == ExitCode.USAGE
+    assert "'yesterday' is no time; write 2026-11-01T08:00, 90m, 12h or 7d" in wrong.stderr
+
+
 def test_bitstreams_are_evaluated(farm: Processes, circuits: Path, tmp_path: Path) -> None:
     files = [str(circuits / name) for name in ("pulse_1khz.bin", "silent.bin")]
     shown = farm.run("evaluate", *files, "--count", "2")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from support.waiting import until
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto
-from icefarm_schemas import EvaluationFinished, Presence
+from icefarm_schemas import AgentStopping, DeviceFailed, EvaluationFinished, Presence
 from icefarm_schemas.topics import (
     AssignmentTopic,
     ControlStateTopic,
@@ -144,3 +145,43 @@ def test_the_broker_may_be_restarted_in_the_middle(
     assert sorted(result.index for result in seen) == list(range(24))
     assert {result.pulses for result in seen} == {1000}
     wait_until_available(mosquitto)
+
+
+def test_who_waits_is_told_although_everybody_forgot(
+    farm: Processes, mosquitto: Mosquitto, recorder: Recorder
+) -> None:
+    """A place in the queue that ends while nobody can say so is asked after, not waited for."""
+    with (
+        icefarm.Client(mosquitto.url, name="ann") as holder,
+        icefarm.Client(mosquitto.url, name="bob", grace=30) as waiting,
+        ThreadPoolExecutor() as pool,
+    ):
+        held = holder.reserve(4)
+        place = pool.submit(waiting.reserve, 1, wait=2)
+        until(lambda: held.state and holder.availability().queued == 1)
+        mosquitto.kill()
+        (mosquitto.directory / "mosquitto.db").unlink(missing_ok=True)
+        until(lambda: "not_served" in farm.output("control"))
+        mosquitto.start()
+        with pytest.raises(icefarm.FarmError, match="not enough free boards for as long as"):
+            place.result(60)
+        held.release()
+
+
+def test_an_agent_that_is_stopped_says_so_and_its_boards_are_lost_in_the_end(
+    farm: Processes, mosquitto: Mosquitto, recorder: Recorder
+) -> None:
+    with icefarm.Client(mosquitto.url, name="ann") as client:
+        held = client.reserve(4, board_grace=1)
+        assert farm.interrupt("agent-left") == 0
+        until(lambda: len(held.boards) == 2)
+        events = [r.message for r in recorder.of(EventsTopic, client="ann")]
+        [stopping] = [event for event in events if isinstance(event, AgentStopping)]
+        assert (stopping.agent, stopping.devices) == ("left", ("left-1", "left-2"))
+        failed = [event for event in events if isinstance(event, DeviceFailed)]
+        assert {(event.device, event.reason) for event in failed} == {
+            ("left-1", "agent_gone"),
+            ("left-2", "agent_gone"),
+        }
+        assert events.index(stopping) < events.index(failed[0])
+        held.release()
