@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import (
+    absence,
     evaluation,
     floors,
     handover,
@@ -35,6 +36,7 @@ PARTS: dict[str, Callable[[Place], Awaitable[list[report.Figure]]]] = {
     "floors": floors.measure,
     "reservations": reservations.measure,
     "handover": handover.measure,
+    "absence": absence.measure,
     "evaluation": evaluation.measure,
     "traffic": traffic.measure,
     "scale": scale.measure,

@@ -20,6 +20,8 @@ _TURNS = 2
 
 _NAMES = {"icefarm": "icefarm", "labgrid": "labgrid", "labgrid_calls": "labgrid, calls only"}
 """The systems: labgrid as its own client uses it, and without what that could leave out."""
+_TARGETS = {("labgrid", 1): Target("at least", 1), ("labgrid", 32): Target("at least", 15)}
+"""Of our cycles a second over another system's, by that and the number of clients."""
 
 
 async def _loads(place: Place) -> dict[str, list[Load]]:
@@ -62,8 +64,18 @@ async def measure(place: Place) -> list[Figure]:
                     f"ratio_to_{other}_{ours.clients}",
                     f"icefarm / {_NAMES[other]}, {_by(ours.clients)}: cycles a second",
                     ours.rate / theirs.rate,
+                    target=_TARGETS.get((other, ours.clients)),
                 )
             )
+    one, *_, many = systems["icefarm"]
+    figures.append(
+        Figure(
+            "ratio_many_to_one",
+            f"icefarm: cycles a second, {_by(many.clients)} / {_by(one.clients)}",
+            many.rate / one.rate,
+            target=Target("at least", 1),
+        )
+    )
     return figures
 
 
@@ -75,7 +87,8 @@ def ratio_to_floor(results: Results) -> list[Figure]:
     if reserve is None or request is None or commit is None:
         return []
     name = "icefarm, 1 client: reserve, p50 / (request and reply + commit)"
-    return [Figure("ratio_to_floor", name, reserve / (request + commit))]
+    ratio = reserve / (request + commit)
+    return [Figure("ratio_to_floor", name, ratio, target=Target("at most", 3))]
 
 
 def _by(clients: int) -> str:
