@@ -1,4 +1,4 @@
-"""A request as it came, and the answer to it: carried out by functions.sql, explained here."""
+"""A request as it came, and the answer to it, which functions/requests.sql decides."""
 
 import asyncio
 import json

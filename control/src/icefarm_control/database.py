@@ -17,13 +17,14 @@ Cursor = AsyncCursor[DictRow]
 _Result = TypeVar("_Result")
 
 _MIGRATION_LOCK = 1_229_145_428
+_FUNCTIONS = [f"functions/{name}.sql" for name in ("reservation", "requests", "leading")]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 log = logging.getLogger(__name__)
 
 
 def migrate(url: str) -> None:
-    """Bring the tables up to date, and functions.sql with them.
+    """Bring the tables up to date, and the functions with them.
 
     Raises:
         psycopg.OperationalError, sqlalchemy.exc.OperationalError: the database cannot be reached.
@@ -36,9 +37,9 @@ def migrate(url: str) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        functions = resources.files("icefarm_control").joinpath("functions.sql").read_text()
         driver: Any = connection.connection.driver_connection
-        driver.execute(functions)
+        for file in _FUNCTIONS:
+            driver.execute(resources.files("icefarm_control").joinpath(file).read_text())
     engine.dispose()
 
 

@@ -40,7 +40,7 @@ def check_lease(request: Message) -> None:
 
 
 async def why_refused(cursor: Cursor, client: str, request: Message) -> RefusedError | None:
-    """Why functions.sql refused a request; None when nothing stands in its way any more."""
+    """Why a request was refused; None when nothing stands in its way any more."""
     match request:
         case ReserveRequest(devices=None):
             return await _why_not(cursor, request)

@@ -1,4 +1,4 @@
-"""The tables of Postgres, the truth for reservations; functions.sql has what is done with them."""
+"""The tables of Postgres, the truth for reservations; functions/ has what is done with them."""
 
 from datetime import datetime, timedelta
 from typing import Any
