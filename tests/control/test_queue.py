@@ -1,13 +1,9 @@
-"""Who waits is served in order, by the database alone; compared with a reference in Python."""
+"""Who waits is served in order, by the database alone."""
 
 import asyncio
-import dataclasses
 from typing import Any
 
-import hypothesis
-import psycopg
 import pytest
-from hypothesis import strategies as st
 
 from icefarm_control.database import Database
 from icefarm_control.refusals import RefusedError
@@ -131,95 +127,3 @@ async def test_what_can_never_be_served_does_not_wait(
     with pytest.raises(RefusedError, match=words):
         await reserve(database, **fields)
     assert len(await live(database)) == 1
-
-
-@dataclasses.dataclass
-class Wanted:
-    """A reservation as the reference knows it."""
-
-    count: int
-    devices: frozenset[str] | None
-    priority: int
-    held: frozenset[str] = frozenset()
-
-    def fits(self, device: str) -> bool:
-        return self.devices is None or device in self.devices
-
-
-class Reference:
-    """The rule in words: in order, each takes what it wants of what nobody before it could use."""
-
-    def __init__(self, devices: list[str]) -> None:
-        self.devices = devices
-        self.queue: list[tuple[str, Wanted]] = []
-        self.active: dict[str, Wanted] = {}
-
-    def serve(self) -> None:
-        taken = {device for wanted in self.active.values() for device in wanted.held}
-        free = [device for device in self.devices if device not in taken]
-        for name, wanted in sorted(self.queue, key=lambda entry: -entry[1].priority):
-            fitting = [device for device in free if wanted.fits(device)]
-            if len(fitting) >= wanted.count:
-                wanted.held = frozenset(fitting[: wanted.count])
-                self.active[name] = wanted
-                free = [device for device in free if device not in wanted.held]
-            else:
-                free = [device for device in free if device not in fitting]
-        self.queue = [entry for entry in self.queue if entry[0] not in self.active]
-
-    def end(self, name: str) -> None:
-        self.active.pop(name, None)
-        self.queue = [entry for entry in self.queue if entry[0] != name]
-
-
-DEVICES = ["a", "b", "c", "d"]
-STEPS = st.one_of(
-    st.tuples(st.just("count"), st.integers(1, 4), st.integers(-1, 1)),
-    st.tuples(
-        st.just("devices"), st.frozensets(st.sampled_from(DEVICES), min_size=1), st.integers(-1, 1)
-    ),
-    st.tuples(st.just("end"), st.integers(0, 20), st.just(0)),
-)
-
-
-@hypothesis.settings(max_examples=60)
-@hypothesis.given(steps=st.lists(STEPS, max_size=25))
-def test_any_history_is_that_of_the_reference(
-    empty_database: str, steps: list[tuple[str, Any, int]]
-) -> None:
-    async def run() -> None:
-        with psycopg.connect(empty_database, autocommit=True) as connection:
-            connection.execute("TRUNCATE device, allocation, answer, transition, reservation")
-        database = Database(empty_database)
-        await database.open()
-        await report(database, *DEVICES)
-        reference = Reference(DEVICES)
-        names: list[str] = []
-        try:
-            for kind, value, priority in steps:
-                if kind == "end":
-                    alive = [n for n, _ in reference.queue] + list(reference.active)
-                    if not alive:
-                        continue
-                    name = sorted(alive, key=names.index)[value % len(alive)]
-                    reference.end(name)
-                    await release(database, name)
-                else:
-                    fields: dict[str, Any] = {kind: tuple(value) if kind == "devices" else value}
-                    held = await reserve(database, priority=priority, **fields)
-                    names.append(held.reservation)
-                    devices = value if kind == "devices" else None
-                    count = len(value) if kind == "devices" else value
-                    reference.queue.append((names[-1], Wanted(count, devices, priority)))
-                reference.serve()
-                await serve(database)
-                actual = {
-                    held.reservation: frozenset(d.device for d in held.devices)
-                    for held in await live(database)
-                }
-                expected = {name: wanted.held for name, wanted in reference.active.items()}
-                assert actual == expected | {name: frozenset() for name, _ in reference.queue}
-        finally:
-            await database.close()
-
-    asyncio.run(run())
