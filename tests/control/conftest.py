@@ -55,7 +55,9 @@ async def ask(database: Database, operation: Operation, request: Message, **who:
     )
     check_lease(request)
     [payload] = await carry_out(database, [asked])
-    reply = Reply.model_validate_json(payload or await refuse(database, asked))
+    payload = payload or await refuse(database, asked)
+    assert payload is not None  # It is wanted for ever.
+    reply = Reply.model_validate_json(payload)
     if reply.error is not None:
         raise RefusedError(reply.error.code, reply.error.message, **reply.error.details)
     return reply

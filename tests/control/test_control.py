@@ -4,9 +4,10 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 
+import psycopg
 import pytest
 import pytest_asyncio
 from support.processes import Processes
@@ -14,7 +15,12 @@ from support.recorder import Recorder
 from support.waiting import until, until_async
 
 import icefarm
-from icefarm_broker import BrokerAddress, Connection, PresenceMessages
+from icefarm_broker import (
+    BrokerAddress,
+    Connection,
+    PresenceMessages,
+    RequestTimedOutError,
+)
 from icefarm_broker.mosquitto import Mosquitto
 from icefarm_schemas import (
     AgentState,
@@ -506,6 +512,59 @@ def told_ends(recorder: Recorder) -> dict[str, EndReason]:
     """Why reservations have ended, as their holders were told."""
     events = [r.message for r in recorder.of(EventsTopic)]
     return {e.reservation: e.reason for e in events if isinstance(e, ReservationEnded)}
+
+
+async def test_nothing_is_reserved_for_who_has_stopped_waiting(
+    control: Processes, agent: Connection, recorder: Recorder, database_url: str
+) -> None:
+    """The request waits in control while the database does not answer, and is dropped then."""
+    request = b'{"behaviour":"pulsecount","count":1,"on_session_end":"keep"}'
+    with psycopg.connect(database_url) as blocker:
+        blocker.execute("LOCK TABLE answer IN ACCESS EXCLUSIVE MODE")
+        # The first is under way already, the second one waits behind it.
+        for correlation in (b"1", b"2"):
+            await agent.publish(
+                RequestTopic("ann", "s", "reserve"), request, correlation=correlation, expiry=1
+            )
+            await until_async(partial(is_blocked, database_url))
+        await asyncio.sleep(1.1)
+    last = await ask(agent, recorder, "reserve", request, b"3", answers=2)
+    assert the_one(last).reservation
+    replies = recorder.of(RepliesTopic, session="s")
+    assert [the_one(r.message).devices[0].device for r in replies] == ["a", "b"]
+
+
+async def is_blocked(database_url: str) -> bool:
+    """Whether a request waits for a lock in the database."""
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        cursor = await connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+            "AND query LIKE '%carry_out%'"
+        )
+        row = await cursor.fetchone()
+        return row is not None and row[0] > 0
+
+
+async def test_what_was_reserved_too_late_is_given_back(
+    control: Processes, agent: Connection, recorder: Recorder, mosquitto: Mosquitto
+) -> None:
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+        request = ReserveRequest(behaviour="pulsecount", count=1)
+        os.kill(control.pid("control"), signal.SIGSTOP)
+        try:
+            with pytest.raises(RequestTimedOutError):
+                await client._session._requester.request(Operation.RESERVE, request, timeout=0.5)
+        finally:
+            os.kill(control.pid("control"), signal.SIGCONT)
+
+        async def what_happened() -> list[str]:
+            return [step.what for step in reversed(await client.history())]
+
+        await until_async(lambda: _is(what_happened(), ["active", "ended"]))
+
+
+async def _is(actual: Awaitable[object], expected: object) -> bool:
+    return await actual == expected
 
 
 async def test_without_control_a_request_fails_at_once(mosquitto: Mosquitto) -> None:

@@ -68,6 +68,10 @@ class Processes:
             check=False,
         )
 
+    def pid(self, name: str) -> int:
+        """Of one that runs."""
+        return self._all[name].pid
+
     def kill(self, name: str) -> None:
         """SIGKILL."""
         process = self._all.pop(name)

@@ -169,10 +169,12 @@ class Connection:
         response_topic: Topic | None = None,
         correlation: bytes | None = None,
         user_properties: Sequence[tuple[str, str]] = (),
+        expiry: int | None = None,
     ) -> None:
         """Publish once the connection is there, and again after a loss, until it is confirmed.
 
         `retain` is what the topic says unless given. An empty payload removes a retained state.
+        `expiry` is for how many seconds the message may wait for its receiver.
 
         Raises:
             NotAuthorisedError: the access list forbids it.
@@ -192,6 +194,7 @@ class Connection:
             response_topic=None if response_topic is None else response_topic.build(self.root),
             correlation=correlation,
             user_properties=user_properties,
+            expiry=expiry,
         )
         async with self._slots:
             while True:

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from icefarm_broker.connection import Connection
@@ -11,8 +12,11 @@ from icefarm_broker.happenings import Received
 from icefarm_schemas import Message, Reply
 from icefarm_schemas.topics import RepliesTopic, RequestTopic
 
-_RETURN_OF_CONTROL = 10.0
-"""Seconds, twice the longest pause between a part's attempts to connect."""
+_RETURN_OF_CONTROL = 25.0
+"""Seconds, less than a request's usual patience, so that the reason of a failure can be told."""
+_WANTED = 5
+"""Seconds for which each sending of a request may wait to be carried out; the next one follows."""
+_MOST_GIVEN_UP = 1000
 _PAUSE = 0.2
 
 
@@ -25,6 +29,8 @@ class Requester:
         attempt: seconds after which a request without a reply is sent again; control repeats
             the answer of a request that it has already carried out, so that is harmless.
 
+        on_late: called with the reply to a request that had been given up, and its operation.
+
     Where control was there before, it is given the time to come back: it may be restarting.
     """
 
@@ -34,13 +40,16 @@ class Requester:
         client: str,
         session: str,
         is_served: Callable[[], bool],
+        on_late: Callable[[str, Reply], None],
         *,
         attempt: float = 2,
     ) -> None:
         self._connection = connection
         self._client, self._session = client, session
         self._is_served = is_served
+        self._on_late = on_late
         self._attempt = attempt
+        self._given_up: OrderedDict[bytes, str] = OrderedDict()
         self._was_served = False
         self._waiting: dict[bytes, asyncio.Future[Reply]] = {}
         self.replies = RepliesTopic(client, session)
@@ -65,7 +74,11 @@ class Requester:
                 while True:
                     try:
                         await self._connection.publish(
-                            topic, message, response_topic=self.replies, correlation=correlation
+                            topic,
+                            message,
+                            response_topic=self.replies,
+                            correlation=correlation,
+                            expiry=_WANTED,
                         )
                         done, _ = await asyncio.wait([answer], timeout=self._attempt)
                         if done:
@@ -83,12 +96,19 @@ class Requester:
             ) from None
         finally:
             del self._waiting[correlation]
+            if not answer.done():
+                self._given_up[correlation] = operation
+                if len(self._given_up) > _MOST_GIVEN_UP:
+                    self._given_up.popitem(last=False)
 
     def receive(self, received: Received) -> bool:
-        """Take a message if it is a reply; a late or repeated one is dropped."""
+        """Take a message if it is a reply; a repeated one is dropped."""
         if received.topic != self.replies:
             return False
-        answer = self._waiting.get(received.delivery.correlation or b"")
+        correlation = received.delivery.correlation or b""
+        answer = self._waiting.get(correlation)
         if answer is not None and not answer.done():
             answer.set_result(received.message)
+        elif (operation := self._given_up.pop(correlation, None)) is not None:
+            self._on_late(operation, received.message)
         return True

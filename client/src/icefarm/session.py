@@ -36,6 +36,7 @@ from icefarm_schemas import (
     Message,
     Operation,
     Presence,
+    ReleaseRequest,
     Reply,
     ReservationEnded,
     ReservationState,
@@ -99,7 +100,7 @@ class Session:
             patience=_PATIENCE,
         )
         self._requester = Requester(
-            self.connection, self.client, self.id, lambda: self.view.is_served
+            self.connection, self.client, self.id, lambda: self.view.is_served, self._undo
         )
         self._synced = asyncio.Event()
         self._followed: dict[str, Follower | None] = {}
@@ -232,8 +233,24 @@ class Session:
                     if follower is not None:
                         follower.send_again(agent)
 
+    def _undo(self, operation: str, reply: Reply) -> None:
+        """Give back what was reserved when nobody waited for it any more."""
+        if operation == Operation.RESERVE:
+            for state in reply.reservations or ():
+                self._later(self._give_back(state.reservation))
+
+    async def _give_back(self, reservation: str) -> None:
+        log.info("giving back %s, which came too late", reservation)
+        try:
+            await self.ask(Operation.RELEASE, make(ReleaseRequest, reservations=(reservation,)))
+        except FarmError as error:
+            log.warning("%s, which came too late, is not given back: %s", reservation, error)
+
     def _ask_later(self, reservation: str) -> None:
-        task = asyncio.create_task(self._ask_after(reservation))
+        self._later(self._ask_after(reservation))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 

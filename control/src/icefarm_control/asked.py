@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import math
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +27,8 @@ from icefarm_schemas import (
 from icefarm_schemas.topics import RepliesTopic
 
 _CARRY_OUT = """
-    SELECT carry_out(asked->>'client', asked->>'session', decode(asked->>'correlation', 'hex'),
+    SELECT asked->>'id' AS id,
+           carry_out(asked->>'client', asked->>'session', decode(asked->>'correlation', 'hex'),
                      asked->>'operation', asked->>'id', asked->'request')::text AS reply
     FROM jsonb_array_elements(%(asked)s::jsonb) AS asked
 """
@@ -38,28 +41,36 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Asked:
-    """A request and who asks, by the topic that it came on."""
+    """A request and who asks, by the topic that it came on.
+
+    It is wanted until then, by time.monotonic(); nobody waits for an answer any more.
+    """
 
     client: str
     session: str
     correlation: bytes
     operation: str
     request: Message
+    wanted_until: float = math.inf
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody may still wait for the answer."""
+        return time.monotonic() < self.wanted_until
 
     @property
     def replies(self) -> RepliesTopic:
         """Where the answer goes."""
         return RepliesTopic(self.client, self.session)
 
-    def as_json(self) -> str:
-        """As `carry_out` is called with it."""
-        # The id of a new reservation: short enough to be typed, not to be guessed within a lease.
+    def as_json(self, new_id: str) -> str:
+        """As `carry_out` is called with it; a reservation that is made gets this id."""
         head = {
             "client": self.client,
             "session": self.session,
             "correlation": self.correlation.hex(),
             "operation": self.operation,
-            "id": secrets.token_hex(5),
+            "id": new_id,
         }
         request = self.request.model_dump_json(exclude_none=True)
         return json.dumps(head)[:-1] + ', "request": ' + request + "}"
@@ -68,12 +79,23 @@ class Asked:
 async def carry_out(database: Database, batch: Sequence[Asked]) -> list[bytes | None]:
     """Carry out requests in one transaction, in their order, and return the replies' payloads.
 
-    None for one that cannot be carried out, see `refuse`. One that fails is a defect, of which
-    whoever asked is told; the others are carried out.
+    None for one that cannot be carried out, see `refuse`, or that is not wanted any more. One that
+    fails is a defect, of which whoever asked is told; the others are carried out.
     """
-    together = "[" + ",".join(asked.as_json() for asked in batch) + "]"
+    # Of new reservations: short enough to be typed, not to be guessed within a lease.
+    ids = [secrets.token_hex(5) for _ in batch]
+
+    def together() -> dict[str, str]:
+        # Anew at each attempt: the database may have been away for long.
+        wanted = [
+            asked.as_json(new_id)
+            for new_id, asked in zip(ids, batch, strict=True)
+            if asked.is_wanted
+        ]
+        return {"asked": "[" + ",".join(wanted) + "]"}
+
     try:
-        rows = await database.call(_CARRY_OUT, {"asked": together})
+        rows = await database.call(_CARRY_OUT, together)
     except psycopg.errors.UniqueViolation:
         # One of them came twice, and has been carried out already: its answer is remembered.
         return [reply for asked in batch for reply in await carry_out(database, [asked])]
@@ -83,12 +105,16 @@ async def carry_out(database: Database, batch: Sequence[Asked]) -> list[bytes | 
         log.error("%s of %s failed", batch[0].operation, batch[0].client, exc_info=error)
         message = "control failed on this request; its log says why"
         return [Reply(error=Error(code=ErrorCode.INTERNAL, message=message)).encode()]
-    return [None if row["reply"] is None else row["reply"].encode() for row in rows]
+    replies = {row["id"]: row["reply"] and row["reply"].encode() for row in rows}
+    return [replies.get(new_id) for new_id in ids]
 
 
-async def refuse(database: Database, asked: Asked) -> bytes:
-    """Answer a request that was not carried out: with what it asks for, or why not."""
-    while True:
+async def refuse(database: Database, asked: Asked) -> bytes | None:
+    """Answer a request that was not carried out: with what it asks for, or why not.
+
+    None when nobody waits for it any more.
+    """
+    while asked.is_wanted:
         if isinstance(asked.request, ReserveRequest):
             # A board that its agent has just reported may be on its way to the database.
             await asyncio.sleep(_ON_ITS_WAY)
@@ -102,6 +128,7 @@ async def refuse(database: Database, asked: Asked) -> bytes:
         [reply] = await carry_out(database, [asked])
         if reply is not None:
             return reply
+    return None
 
 
 async def _explain(asked: Asked, cursor: Cursor) -> Reply | None:

@@ -104,12 +104,18 @@ class Database:
 
         return await self._persist(in_transaction)
 
-    async def call(self, query: str, parameters: dict[str, Any] | None = None) -> list[DictRow]:
-        """One statement, a transaction of its own, and its rows; repeated as `transaction` is."""
+    async def call(
+        self, query: str, parameters: dict[str, Any] | Callable[[], dict[str, Any]] | None = None
+    ) -> list[DictRow]:
+        """One statement, a transaction of its own, and its rows; repeated as `transaction` is.
+
+        `parameters` may be a function that is asked for them at each attempt.
+        """
 
         async def one_statement(connection: AsyncConnection[DictRow]) -> list[DictRow]:
+            now = parameters() if callable(parameters) else parameters or {}
             async with connection.cursor() as cursor:
-                return await all_rows(cursor, query, parameters or {})
+                return await all_rows(cursor, query, now)
 
         return await self._persist(one_statement)
 

@@ -8,7 +8,9 @@ What is done is told by whoever leads (leader.py), not here.
 import asyncio
 import hashlib
 import logging
+import math
 import secrets
+import time
 from collections import deque
 from importlib.metadata import version
 
@@ -90,7 +92,12 @@ class Requests:
                 # Any length is legal, but not as the key of an index.
                 correlation = hashlib.sha256(correlation).digest()
             asked = Asked(
-                topic.client, topic.session, correlation, topic.operation, request.message
+                topic.client,
+                topic.session,
+                correlation,
+                topic.operation,
+                request.message,
+                math.inf if delivery.expiry is None else time.monotonic() + delivery.expiry,
             )
             self._waiting.append((asked, delivery.correlation))
             self._came.set()
@@ -115,8 +122,11 @@ class Requests:
         except Exception:
             # A defect in one request must not end the farm; whoever asked runs out of patience.
             log.exception("no answer to %s of %s", asked.operation, asked.client)
-        else:
+            return
+        if reply is not None:
             await self._reply(asked.replies, reply, correlation)
+        else:
+            log.info("%s waits for %s no more", asked.client, asked.operation)
 
     async def _reply(self, topic: RepliesTopic, reply: bytes, correlation: bytes | None) -> None:
         try:

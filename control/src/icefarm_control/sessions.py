@@ -17,7 +17,7 @@ CONFIRMED_AFTER = 0.5
 """Seconds from a will to its being believed."""
 SETTLED_AFTER = 10.0
 """Seconds after control's reconnection, twice the longest pause between a client's attempts."""
-TIME_TO_APPEAR = 30.0
+TIME_TO_APPEAR = 15.0
 """Seconds for which a reservation waits for a session that has no state."""
 
 SessionKey = tuple[str, str]
