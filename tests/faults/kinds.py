@@ -83,6 +83,13 @@ def _cut(*names: str) -> Begin:
     return begin
 
 
+def _part(names: list[str], other: str) -> Begin:
+    def begin(farm: FaultFarm, choose: random.Random) -> End:
+        return farm.network.part(choose.choice(names), other)
+
+    return begin
+
+
 def _silence(*names: str) -> Begin:
     def begin(farm: FaultFarm, choose: random.Random) -> End:
         return _running(farm, choose.choice(names)).silence()
@@ -116,6 +123,8 @@ def all_kinds() -> list[Kind]:
         Kind("cut client", _cut(*CLIENTS), lasts=True, why_not=no_cuts),
         Kind("cut broker", _cut(BROKER), lasts=True, why_not=no_cuts),
         Kind("cut database", _cut(DATABASE), lasts=True, why_not=no_cuts),
+        Kind("cut control - database", _part(CONTROLS, DATABASE), lasts=True, why_not=no_cuts),
+        Kind("cut control - broker", _part(CONTROLS, BROKER), lasts=True, why_not=no_cuts),
         Kind("silence control", _silence(*CONTROLS), lasts=True),
         Kind("silence agent", _silence(*AGENTS), lasts=True),
         Kind("silence client", _silence(*CLIENTS), lasts=True),

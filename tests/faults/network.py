@@ -40,6 +40,9 @@ class Network(Protocol):
     def cut(self, part: str, silently: bool) -> Callable[[], None]:
         """Cut a part off until the returned function is called."""
 
+    def part(self, one: str, other: str) -> Callable[[], None]:
+        """Cut two parts off from each other, and from nobody else."""
+
 
 class Loopback:
     """Everything on this machine's own address: for users who may make no namespaces."""
@@ -54,6 +57,9 @@ class Loopback:
         """Every thread is there already."""
 
     def cut(self, part: str, silently: bool) -> Callable[[], None]:
+        raise RuntimeError("nothing can be cut off without namespaces")
+
+    def part(self, one: str, other: str) -> Callable[[], None]:
         raise RuntimeError("nothing can be cut off without namespaces")
 
 
@@ -135,6 +141,21 @@ class Namespaces:
             self._cuts[part] -= 1
             if self._cuts[part] == 0:
                 self._in_hub("link", "set", port, "master", "hub", "up")
+
+        return mend
+
+    def part(self, one: str, other: str) -> Callable[[], None]:
+        # What comes from the one arrives, but no answer to it can leave.
+        where = self._prefix + other
+        route = ("blackhole", f"{self.address(one)}/32")
+        self._cuts[f"{one} {other}"] += 1
+        if self._cuts[f"{one} {other}"] == 1:
+            _ip("-n", where, "route", "add", *route)
+
+        def mend() -> None:
+            self._cuts[f"{one} {other}"] -= 1
+            if self._cuts[f"{one} {other}"] == 0:
+                _ip("-n", where, "route", "delete", *route)
 
         return mend
 
