@@ -25,7 +25,7 @@ from faults.plan import draw, inject
 from faults.report import crashes, summary, tracebacks
 from faults.watch import MOST_GROWTH, Watch, disagreements, unrest
 
-FAULTS = int(os.environ.get("ICEFARM_FAULTS", "21"))
+FAULTS = int(os.environ.get("ICEFARM_FAULTS", "23"))
 SEED = int(os.environ.get("ICEFARM_FAULTS_SEED") or random.SystemRandom().getrandbits(32))
 _SERVED_AGAIN = 90.0
 _QUIET_AGAIN = 60.0
