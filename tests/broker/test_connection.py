@@ -25,6 +25,7 @@ from icefarm_broker import (
 )
 from icefarm_broker.accounts import Account, Role, write_accounts
 from icefarm_broker.mosquitto import Mosquitto, free_port
+from icefarm_broker.mqtt import MqttClient
 from icefarm_schemas import (
     MAX_PAYLOAD_BYTES,
     AgentState,
@@ -127,6 +128,39 @@ async def test_a_clean_end_publishes_no_will(mosquitto: Mosquitto, recorder: Rec
     # The second birth came after whatever the end of the first connection caused.
     until(lambda: recorder.of(AgentStateTopic, agent="b"))
     assert [r.message for r in recorder.of(AgentStateTopic, agent="a")] == [ONLINE]
+
+
+async def test_who_cannot_say_farewell_leaves_his_will(
+    mosquitto: Mosquitto, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = SessionStateTopic("ann", "s")
+    presence = PresenceMessages(
+        topic,
+        SessionState(status=Presence.ONLINE),
+        SessionState(status=Presence.OFFLINE),
+        will_delay=1,
+        farewell=b"",
+    )
+
+    async def fail(*_: object) -> None:
+        raise PublishRefusedError("too much is under way")
+
+    async with Connection(BrokerAddress.parse(mosquitto.url), "ann", presence):
+        until(lambda: recorder.of(SessionStateTopic))
+        monkeypatch.setattr(MqttClient, "publish_and_confirm", fail)
+    until(lambda: recorder.of(SessionStateTopic)[-1].message.status is Presence.OFFLINE)
+
+
+async def test_a_farewell_does_not_wait_behind_all_else(
+    mosquitto: Mosquitto, recorder: Recorder
+) -> None:
+    topic = SessionStateTopic("ann", "s")
+    state = SessionState(status=Presence.ONLINE)
+    presence = PresenceMessages(topic, state, state, farewell=b"")
+    async with Connection(BrokerAddress.parse(mosquitto.url), "ann", presence) as connection:
+        while not connection._slots.locked():
+            await connection._slots.acquire()
+    until(lambda: recorder.of(SessionStateTopic)[-1].message is None)
 
 
 async def test_publishes_and_subscriptions_survive_a_restart_of_the_broker(

@@ -265,6 +265,84 @@ def test_boards_are_given_back_one_after_the_other(
         assert [used.name for used in client.usage().clients] == ["ann"]
 
 
+async def test_nothing_is_lost_when_boards_change_in_the_middle(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    async with (
+        icefarm.AsyncClient(mosquitto.url, name="ann") as client,
+        client.reserve(2) as held,
+    ):
+        results = held.evaluate([circuits / "pulse_1khz.bin"] * 40)
+        seen = [await anext(results)]
+        for behaviour in ("variance", "pulsecount"):
+            await held.change(behaviour, boards=held.boards[:1])
+            seen += [await anext(results) for _ in range(4)]
+        seen += [result async for result in results]
+    assert sorted(result.index for result in seen) == list(range(40))
+    assert [result.error for result in seen if result.error is not None] == []
+
+
+async def test_a_release_that_failed_can_be_tried_again(
+    farm: Processes, mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+        held, other = await client.reserve(1), await client.reserve(1)
+        with pytest.raises(icefarm.NotHolderError, match="is not in the reservation"):
+            await held.release(other.boards)
+
+        async def fail(*_: str) -> None:
+            raise icefarm.ControlOfflineError("control is away")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(client, "release", fail)
+            with pytest.raises(icefarm.ControlOfflineError):
+                await held.release()
+        await held.release()
+        await client.wait_until_available(3, timeout=30)
+        await other.release()
+
+
+async def test_who_stops_waiting_for_a_reservation_holds_nothing(
+    farm: Processes, mosquitto: Mosquitto
+) -> None:
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+        for milliseconds in (1, 2, 4, 8, 16, 60):
+            reserving = asyncio.create_task(_reserve(client, 1))
+            await asyncio.sleep(milliseconds / 1000)
+            reserving.cancel()
+            await asyncio.gather(reserving, return_exceptions=True)
+        await client.wait_until_available(4, timeout=30)
+        assert client._session._followed == {}
+
+
+async def test_a_place_in_the_queue_that_is_gone_before_it_is_watched(
+    farm: Processes, mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        icefarm.AsyncClient(mosquitto.url, name="bob") as holder,
+        icefarm.AsyncClient(mosquitto.url, name="ann") as client,
+        icefarm.AsyncClient(mosquitto.url, name="ann") as other,
+    ):
+        await holder.reserve(4)
+        subscribe, released = client._session.subscribe, asyncio.Event()
+
+        async def late(*filters: str) -> None:
+            await released.wait()
+            await subscribe(*filters)
+
+        monkeypatch.setattr(client._session, "subscribe", late)
+        waiting = asyncio.create_task(_reserve(client, 1))
+
+        async def queued() -> bool:
+            return (await other.availability()).queued == 1
+
+        await until_async(queued)
+        await other.release(everything=True)
+        released.set()
+        with pytest.raises(icefarm.ReservationEndedError, match="left the queue: released"):
+            await waiting
+
+
 def test_boards_are_chosen_by_label_and_product(farm: Processes, mosquitto: Mosquitto) -> None:
     farm.agent("attic", boards=1, labels=("site=attic",))
     with icefarm.Client(mosquitto.url, name="ann") as client:
@@ -316,9 +394,13 @@ async def test_the_asynchronous_client_has_the_same_names(
             return all(board.status == "available" for board in await later.boards())
 
         await until_async(free)
-    for name in dir(icefarm.AsyncClient):
-        if not name.startswith("_"):
-            assert hasattr(icefarm.Client, name), name
+    internal = {"check", "loss_of", "take", "send_again"}
+    for ours, theirs in (
+        (icefarm.Client, icefarm.AsyncClient),
+        (icefarm.Reservation, icefarm.AsyncReservation),
+    ):
+        missing = {name for name in dir(theirs) if not name.startswith("_")} - set(dir(ours))
+        assert missing <= internal
 
 
 async def test_waiting_for_boards(farm: Processes, mosquitto: Mosquitto) -> None:

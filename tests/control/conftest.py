@@ -55,7 +55,7 @@ async def ask(database: Database, operation: Operation, request: Message, **who:
     )
     check_lease(request)
     [payload] = await carry_out(database, [asked])
-    payload = payload or await refuse(database, asked)
+    payload = payload or await refuse(database, database, asked)
     assert payload is not None  # It is wanted for ever.
     reply = Reply.model_validate_json(payload)
     if reply.error is not None:

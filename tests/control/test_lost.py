@@ -122,3 +122,20 @@ async def test_a_board_that_is_unplugged_has_the_grace_to_be_plugged_in_again(
     await look_at_time(database)
     assert await boards(database, held) == ["a"]
     assert await database.call("SELECT FROM device WHERE name = 'b'") == []
+
+
+async def test_a_board_that_is_unplugged_is_lost_although_its_agent_comes_and_goes(
+    database: Database,
+) -> None:
+    await report(database, "a", "b")
+    held = await reserve(database, count=2, device_grace=0.1)
+    inventory = Inventory()
+    inventory._online.add("pi")
+    unplugged = Reports(devices={("pi", "a"): None})
+    await database.transaction(lambda cursor: inventory.write(cursor, unplugged))
+    for _ in range(2):
+        await asyncio.sleep(0.06)
+        await agents(database)
+        await agents(database, "pi")
+    await look_at_time(database)
+    assert await boards(database, held) == ["b"]

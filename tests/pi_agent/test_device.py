@@ -25,6 +25,7 @@ from .scripted import ScriptedBoard, answering, default
 
 S = DeviceStatus
 BITSTREAM = bytes(104_090)
+A_WAVEFORM = b"samples: " + b",".join([b"1", b"2"] * 250) + b"\n"
 
 
 class Collected:
@@ -138,7 +139,7 @@ async def test_what_a_device_does_is_changed_while_it_is_held() -> None:
         {
             "default": default,
             "pulsecount": answering(b"pulses: 1\n"),
-            "variance": answering(b"samples: " + b",".join([b"1", b"2"] * 250) + b"\n"),
+            "variance": answering(A_WAVEFORM),
         }
     )
     async with living(board) as life:
@@ -170,6 +171,28 @@ async def test_what_a_device_does_is_changed_while_it_is_held() -> None:
     ]
 
 
+async def test_what_is_being_measured_is_measured_again_after_a_change() -> None:
+    board = ScriptedBoard(
+        {"default": default, "pulsecount": answering(), "variance": answering(A_WAVEFORM)},
+        patience=5,
+    )
+    async with living(board) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(an_assignment())
+        await life.reaches(S.READY)
+        await life.device.evaluate(an_evaluation(1))
+        await until_async(lambda: _is_empty(life.device))
+        life.device.assign(an_assignment(behaviour="variance"))
+        [result] = await life.outbox.wait_for(1)
+    assert result.measurement is not None
+    assert result.measurement.variance is not None
+
+
+async def _is_empty(device: Device) -> bool:
+    """Whether what was queued has been taken to the board."""
+    return not device._queue._waiting
+
+
 async def test_what_waits_at_the_end_of_a_reservation_is_answered() -> None:
     async with living(a_board()) as life:
         await life.reaches(S.AVAILABLE)
@@ -178,10 +201,10 @@ async def test_what_waits_at_the_end_of_a_reservation_is_answered() -> None:
         for number in (1, 2, 3):
             await life.device.evaluate(an_evaluation(number))
         life.device.assign(None)
-        results = await life.outbox.wait_for(2)
+        results = await life.outbox.wait_for(3)
         await life.reaches(S.AVAILABLE)
     codes = {r.evaluation: r.error and r.error.code for r in results}
-    assert codes == {"e2": ErrorCode.RESERVATION_ENDED, "e3": ErrorCode.RESERVATION_ENDED}
+    assert codes == {f"e{n}": ErrorCode.RESERVATION_ENDED for n in (1, 2, 3)}
 
 
 @pytest.mark.parametrize(

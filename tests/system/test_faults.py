@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,14 @@ from support.waiting import until
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto
-from icefarm_schemas import AgentStopping, DeviceFailed, EvaluationFinished, Presence
+from icefarm_control.sessions import SETTLED_AFTER
+from icefarm_schemas import (
+    AgentStopping,
+    DeviceFailed,
+    EvaluationFinished,
+    Presence,
+    utc_now,
+)
 from icefarm_schemas.topics import (
     AssignmentTopic,
     ControlStateTopic,
@@ -185,3 +193,32 @@ def test_an_agent_that_is_stopped_says_so_and_its_boards_are_lost_in_the_end(
         }
         assert events.index(stopping) < events.index(failed[0])
         held.release()
+
+
+def test_a_restart_of_broker_and_control_together_ends_no_reservation(
+    farm: Processes, mosquitto: Mosquitto
+) -> None:
+    """The broker publishes all wills when it is shut down, and control reads them at its start."""
+    with icefarm.Client(mosquitto.url, name="ann", grace=60) as client:
+        held = client.reserve(1)
+        assert farm.interrupt("control") == 0
+        mosquitto.stop()
+        farm.control()
+        mosquitto.start()
+        until(client.is_served)
+        [state] = client.extend(held.id)
+        assert state.status == "active"
+        # What is not believed at once would be now.
+        until(lambda: _settled(client))
+        assert client.history(reservation=held.id)[0].what == "extended"
+
+
+def _settled(client: icefarm.Client) -> bool:
+    """Whether control has had the time to believe what it read at its start."""
+    state = client._client._view.control
+    age = 0.0 if state is None or state.started_at is None else _seconds_since(state.started_at)
+    return age > SETTLED_AFTER + 1
+
+
+def _seconds_since(moment: datetime) -> float:
+    return (utc_now() - moment).total_seconds()

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from icefarm_broker.address import BrokerAddress
 from icefarm_broker.errors import (
@@ -134,26 +134,34 @@ class Connection:
     ) -> None:
         """Say farewell, and goodbye to the broker, which then does not publish the will."""
         assert self._keeper is not None
-        if not self._keeper.done():
-            await self._say_farewell()
+        said = await self._say_farewell()
         self._keeper.cancel()
         # An error of the keeper's has been seen by whoever iterates.
         await asyncio.gather(self._keeper, return_exceptions=True)
         mqtt, self._mqtt = self._mqtt, None
         if mqtt is not None:
-            await mqtt.close()
+            # Without a farewell, the will says that this part is gone.
+            await mqtt.close(with_will=not said)
         # Publishes that still wait see that there is no connection, rather than waiting for ever.
         self._up.set()
 
-    async def _say_farewell(self) -> None:
-        presence = self._presence
+    async def _say_farewell(self) -> bool:
+        """Say it now or never: a connection that is lost is not made again for that."""
+        presence, mqtt = self._presence, self._mqtt
         if presence.farewell is None:
-            return
+            return True
+        if mqtt is None or not self._up.is_set():
+            return False
         try:
             async with asyncio.timeout(_FAREWELL):
-                await self.publish(presence.topic, presence.farewell)
+                # Not behind all else that waits to be published.
+                await mqtt.publish_and_confirm(
+                    self._outgoing(presence.topic, presence.farewell, retain=True)
+                )
         except (TimeoutError, BrokerError) as error:
             log.info("no farewell to the broker, which notices by itself: %s", error)
+            return False
+        return True
 
     @property
     def root(self) -> str:
@@ -181,21 +189,20 @@ class Connection:
             NobodyListensError: nobody has subscribed to it, and it is not retained.
             PublishRefusedError: it is too large, or the broker gave another reason.
         """
-        payload = _payload(message)
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise PublishRefusedError(
-                f"{len(payload):,} bytes are too many for one message; {MAX_PAYLOAD_BYTES:,} fit"
-            )
-        outgoing = Outgoing(
-            topic=topic.build(self.root),
-            payload=payload,
+        outgoing = self._outgoing(
+            topic,
+            message,
             retain=topic.retained if retain is None else retain,
-            content_type=CONTENT_TYPE if payload and topic.carries is not bytes else None,
             response_topic=None if response_topic is None else response_topic.build(self.root),
             correlation=correlation,
             user_properties=user_properties,
             expiry=expiry,
         )
+        if len(outgoing.payload) > MAX_PAYLOAD_BYTES:
+            raise PublishRefusedError(
+                f"{len(outgoing.payload):,} bytes are too many for one message; "
+                f"{MAX_PAYLOAD_BYTES:,} fit"
+            )
         async with self._slots:
             while True:
                 mqtt = await self._connected()
@@ -204,6 +211,11 @@ class Connection:
                 except ConnectionLostError:
                     # The client has seen the loss when `lost` is done; the keeper follows.
                     await self._after(mqtt)
+
+    def _outgoing(self, topic: Topic, message: Message | bytes, **fields: Any) -> Outgoing:
+        payload = _payload(message)
+        content_type = CONTENT_TYPE if payload and topic.carries is not bytes else None
+        return Outgoing(topic.build(self.root), payload, content_type=content_type, **fields)
 
     async def _connected(self) -> MqttClient:
         await self._up.wait()

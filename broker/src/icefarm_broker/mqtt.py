@@ -206,11 +206,15 @@ class MqttClient(aiomqtt.Client):
         self.lost.add_done_callback(self._fail_answers)
         return self
 
-    async def close(self) -> None:
-        """Say goodbye: the broker drops the will and forgets the session."""
+    async def close(self, *, with_will: bool = False) -> None:
+        """Say goodbye: the broker forgets the session, and drops the will unless told otherwise."""
         farewell = _properties(PacketTypes.DISCONNECT)
         farewell.SessionExpiryInterval = 0
-        self._client.disconnect(properties=farewell)
+        reason = ReasonCode(
+            PacketTypes.DISCONNECT,
+            "Disconnect with will message" if with_will else "Normal disconnection",
+        )
+        self._client.disconnect(reason, farewell)
         await asyncio.wait([self.lost], timeout=1)
 
     @property

@@ -327,6 +327,7 @@ class AsyncClient:
         self._reservations[state.reservation] = reservation
         self._session.follow(state.reservation, reservation)
         await self._session.subscribe(*self._topics(state))
+        self._session.ask_if_silent(state.reservation)
         return reservation
 
     async def _close(self, state: ReservationState) -> None:

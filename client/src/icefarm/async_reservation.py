@@ -6,7 +6,12 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from icefarm.errors import BoardLostError, ReservationEndedError, TimedOutError
+from icefarm.errors import (
+    BoardLostError,
+    NotHolderError,
+    ReservationEndedError,
+    TimedOutError,
+)
 from icefarm.evaluating import Evaluating
 from icefarm.results import Result, Source
 from icefarm.session import Session
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
 BoardKey = tuple[str, str]
 """Agent and board."""
 
-_READY_TIMEOUT = 120.0
+READY_TIMEOUT = 120.0
 """Seconds; far more than flashing a board twice takes."""
 
 
@@ -86,7 +91,7 @@ class AsyncReservation:
             # It is over, which is what leaving wants; what the block raised says more.
             return
 
-    async def wait_until_ready(self, timeout: float = _READY_TIMEOUT) -> None:
+    async def wait_until_ready(self, timeout: float = READY_TIMEOUT) -> None:
         """Return when all boards do what they were reserved for, or were changed to.
 
         Raises:
@@ -201,6 +206,7 @@ class AsyncReservation:
             NotHolderError: one that is named is not yours.
             BoardLostError, ReservationEndedError, TimedOutError: see `wait_until_ready`.
         """
+        self._check_own(boards or ())
         await self._client.change(
             *([self.id] if boards is None else []),
             boards=boards,
@@ -217,12 +223,23 @@ class AsyncReservation:
             NotHolderError: a board that is named is not yours.
         """
         if boards is not None:
+            self._check_own(boards)
             self._expected = {key for key in self._expected if key[1] not in boards}
             await self._client.release(boards=boards)
         elif not self._released:
-            self._released = True
             state = self.state
             try:
                 await self._client.release(self.id)
-            finally:
-                await self._client._close(state)
+            except ReservationEndedError:
+                await self._over(state)
+                raise
+            await self._over(state)
+
+    async def _over(self, state: ReservationState) -> None:
+        self._released = True
+        await self._client._close(state)
+
+    def _check_own(self, boards: Sequence[str]) -> None:
+        for board in boards:
+            if board not in self.boards:
+                raise NotHolderError(f"the board {board!r} is not in the reservation {self.id}")

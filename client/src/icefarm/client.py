@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from icefarm.async_client import DEFAULT_GRACE, AsyncClient
-from icefarm.async_reservation import AsyncReservation
+from icefarm.async_reservation import READY_TIMEOUT, AsyncReservation, BoardKey
 from icefarm.results import Result, Source
 from icefarm.view import Agent, Board
 from icefarm_schemas import (
     DEFAULT_DEVICE_GRACE,
     DEFAULT_DURATION,
     Availability,
+    DeviceFailed,
     ReservationState,
     Transition,
     Usage,
@@ -253,6 +254,15 @@ class Reservation:
     def id(self) -> str:
         """What the CLI and topics call it."""
         return self._reservation.id
+
+    @property
+    def failures(self) -> dict[BoardKey, DeviceFailed]:
+        """Why boards were taken out of it, by agent and board."""
+        return self._reservation.failures
+
+    def wait_until_ready(self, timeout: float = READY_TIMEOUT) -> None:
+        """Return when all boards do what they should. See `AsyncReservation`."""
+        self._client._call(self._reservation.wait_until_ready(timeout))
 
     @property
     def boards(self) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ class Reserving:
             # The reason is worth more than what goes wrong on the way out.
             with suppress(FarmError):
                 await self._client.release(state.reservation)
+            await self._client._close(state)
             raise
         return reservation
 
@@ -64,6 +65,7 @@ class Reserving:
         self._session.follow(reservation)
         try:
             await self._session.subscribe(topic)
+            self._session.ask_if_silent(reservation)
             while True:
                 state = view.reservations.get(reservation)
                 if state is not None and state.status is ReservationStatus.ACTIVE:

@@ -58,6 +58,8 @@ _PATIENCE = 3.0
 """Seconds for the first connection."""
 _REQUEST_TIMEOUT = 30.0
 _ASK_AGAIN = 1.0
+_SILENT = 2.0
+"""Seconds without a word of a reservation that has been made, or is waited for."""
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +106,10 @@ class Session:
         )
         self._synced = asyncio.Event()
         self._followed: dict[str, Follower | None] = {}
-        # Of these, nothing has been heard since the connection was made again.
+        # Of these, nothing has been heard since they are followed.
         self._unheard: set[str] = set()
+        # And of these, since the connection was made again.
+        self._missed: set[str] = set()
         self._asking: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -163,10 +167,22 @@ class Session:
     def follow(self, reservation: str, follower: Follower | None = None) -> None:
         """Let `follower` hear of a reservation, and ask after it when that may be missed."""
         self._followed[reservation] = follower
+        self._unheard.add(reservation)
 
     def unfollow(self, reservation: str) -> None:
         """Undo `follow`."""
         self._followed.pop(reservation, None)
+        self._unheard.discard(reservation)
+
+    def ask_if_silent(self, reservation: str) -> None:
+        """Ask after a reservation if its state does not come: it may have ended before."""
+
+        async def ask() -> None:
+            await asyncio.sleep(_SILENT)
+            if reservation in self._unheard:
+                await self._ask_after(reservation)
+
+        self._later(ask())
 
     async def subscribe(self, *filters: str) -> None:
         """Subscribe, and return when what is retained there has been seen."""
@@ -190,12 +206,12 @@ class Session:
         async for happening in self.connection:
             match happening:
                 case Connected():
-                    self._unheard = set(self._followed)
+                    self._missed = set(self._followed)
                 case Synced():
                     self._synced.set()
-                    for reservation in self._unheard:
+                    for reservation in self._missed:
                         self._ask_later(reservation)
-                    self._unheard = set()
+                    self._missed = set()
                 case Received(EventsTopic(), event):
                     self._take(event)
                 case Received():
@@ -225,6 +241,7 @@ class Session:
                 return
             case Received(ReservationStateTopic(reservation)):
                 self._unheard.discard(reservation)
+                self._missed.discard(reservation)
         self.view.observe(received)
         match received:
             case Received(AgentStateTopic(agent), AgentState(status=Presence.ONLINE)):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import psycopg
 
@@ -20,6 +21,7 @@ from icefarm_schemas import (
     ErrorCode,
     HistoryRequest,
     Message,
+    Operation,
     Reply,
     ReserveRequest,
     UsageRequest,
@@ -30,7 +32,9 @@ _CARRY_OUT = """
     SELECT asked->>'id' AS id,
            carry_out(asked->>'client', asked->>'session', decode(asked->>'correlation', 'hex'),
                      asked->>'operation', asked->>'id', asked->'request')::text AS reply
-    FROM jsonb_array_elements(%(asked)s::jsonb) AS asked
+    -- Before any row is locked, so that it cannot wait for somebody who waits for that row.
+    FROM (SELECT CASE WHEN %(decides)s THEN one_at_a_time() END) AS turn,
+         jsonb_array_elements(%(asked)s::jsonb) AS asked
 """
 
 _ON_ITS_WAY = 0.1
@@ -85,14 +89,16 @@ async def carry_out(database: Database, batch: Sequence[Asked]) -> list[bytes | 
     # Of new reservations: short enough to be typed, not to be guessed within a lease.
     ids = [secrets.token_hex(5) for _ in batch]
 
-    def together() -> dict[str, str]:
+    decides = any(asked.operation == Operation.RESERVE for asked in batch)
+
+    def together() -> dict[str, Any]:
         # Anew at each attempt: the database may have been away for long.
         wanted = [
             asked.as_json(new_id)
             for new_id, asked in zip(ids, batch, strict=True)
             if asked.is_wanted
         ]
-        return {"asked": "[" + ",".join(wanted) + "]"}
+        return {"asked": "[" + ",".join(wanted) + "]", "decides": decides}
 
     try:
         rows = await database.call(_CARRY_OUT, together)
@@ -109,10 +115,10 @@ async def carry_out(database: Database, batch: Sequence[Asked]) -> list[bytes | 
     return [replies.get(new_id) for new_id in ids]
 
 
-async def refuse(database: Database, asked: Asked) -> bytes | None:
+async def refuse(database: Database, reading: Database, asked: Asked) -> bytes | None:
     """Answer a request that was not carried out: with what it asks for, or why not.
 
-    None when nobody waits for it any more.
+    None when nobody waits for it any more. What takes long is done on the connection `reading`.
     """
     while asked.is_wanted:
         if isinstance(asked.request, ReserveRequest):
@@ -121,7 +127,7 @@ async def refuse(database: Database, asked: Asked) -> bytes | None:
             [reply] = await carry_out(database, [asked])
             if reply is not None:
                 return reply
-        refused = await database.transaction(partial(_explain, asked))
+        refused = await reading.transaction(partial(_explain, asked))
         # Without a reason, what stood in the way has gone meanwhile.
         if refused is not None:
             return refused.encode()

@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 async def run_control(url: str, address: BrokerAddress) -> None:
     """Work for ever, sharing the work with all others on the database at `url`."""
-    answering, leading = Database(url), Database(url)
-    await answering.open()
+    answering, reading, leading = databases = [Database(url) for _ in range(3)]
     try:
-        await leading.open()
+        for database in databases:
+            await database.open()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(Requests(answering, address).run())
+            tasks.create_task(Requests(answering, reading, address).run())
             tasks.create_task(_lead(leading, url, address))
     finally:
-        await leading.close()
-        await answering.close()
+        for database in databases:
+            await database.close()
 
 
 async def _lead(database: Database, url: str, address: BrokerAddress) -> None:

@@ -93,7 +93,8 @@ class Inventory:
                 UPDATE device
                 SET online = agent = ANY(%(online)s),
                     away_since = CASE WHEN agent = ANY(%(online)s) AND status <> 'gone' THEN NULL
-                                 ELSE now() + make_interval(secs => %(delay)s) END
+                                 ELSE coalesce(away_since, now() + make_interval(secs => %(delay)s))
+                                 END
                 WHERE online <> (agent = ANY(%(online)s))
                 """,
                 {"online": list(self._online), "delay": delay},

@@ -79,7 +79,7 @@ class Leader:
             ],
             snapshots=[kind.pattern(root) for kind in MIRRORED],
         )
-        self._mirror = Mirror(self._connection, database)
+        self._mirror = Mirror(self._connection, database, leadership)
         self._inventory = Inventory()
         self._sessions = Sessions()
         self._clock = Clock()
@@ -98,10 +98,15 @@ class Leader:
             LeadershipLostError: another process may lead now.
             TakenOverError: another process has connected to the broker as the leader.
         """
-        await self._mirror.load()
-        async with self._connection, asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
+        async with asyncio.TaskGroup() as tasks:
+            # At once, so that a leader whose broker is away is not taken for one that is silent.
             tasks.create_task(self._follow())
+            tasks.create_task(self._lead())
+
+    async def _lead(self) -> None:
+        async with self._connection, asyncio.TaskGroup() as tasks:
+            await self._mirror.load()
+            tasks.create_task(self._listen())
             tasks.create_task(self._work(tasks))
             tasks.create_task(self._mirror.run())
 
@@ -168,6 +173,7 @@ class Leader:
         jumped = await self._clock.check(self._database)
         if jumped:
             log.warning("the database's clock was set by %+.0f s; leases keep their length", jumped)
+            await self._mirror.load()
         self._sessions.expect(
             {
                 (row["client"], row["session"])
@@ -178,14 +184,18 @@ class Leader:
             }
         )
         for client, session in self._sessions.take_ended():
-            await call("SELECT end_session(%(c)s, %(s)s)", {"c": client, "s": session})
-            tasks.create_task(self._forget(client, session))
+            # The database may have kept us waiting, and the client has come back.
+            if not self._sessions.is_online((client, session)):
+                await call("SELECT end_session(%(c)s, %(s)s)", {"c": client, "s": session})
+                tasks.create_task(self._forget(client, session))
         [row] = await call("SELECT look_at_time() AS seconds")
         ends = (row["seconds"], self._sessions.seconds_to_next_end(), _LONGEST_PAUSE)
         self._next_look = time.monotonic() + max(min(end for end in ends if end is not None), 0)
 
     async def _forget(self, client: str, session: str) -> None:
         """Remove the offline state that a session has left."""
+        if self._sessions.is_online((client, session)):
+            return
         try:
             await self._connection.publish(SessionStateTopic(client, session), b"")
         except BrokerError as error:

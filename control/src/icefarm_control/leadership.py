@@ -65,6 +65,15 @@ class Leadership:
     ) -> None:
         await self._connection.close()
 
+    @property
+    def condition(self) -> tuple[str, dict[str, int]]:
+        """SQL that is true as long as this process leads, and its parameters."""
+        held = (
+            "EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 "
+            "AND objid = %(lock)s AND granted AND pid = %(pid)s)"
+        )
+        return held, {"lock": _LOCK, "pid": self._connection.info.backend_pid}
+
     async def _take_lock(self) -> None:
         said = False
         while not await _yes(self._connection, "SELECT pg_try_advisory_lock(%s) AS yes", _LOCK):

@@ -6,6 +6,7 @@ from typing import Any
 
 from icefarm_broker import BrokerError, Connection, NobodyListensError, RetainedStates
 from icefarm_control.database import Database
+from icefarm_control.leadership import Leadership
 from icefarm_schemas import (
     Assignment,
     Availability,
@@ -31,8 +32,12 @@ log = logging.getLogger(__name__)
 MIRRORED = (AssignmentTopic, ReservationStateTopic)
 
 _STATES = """
-    SELECT state_of(id) AS state, assignments_of(id) AS assignments
-    FROM unnest(%(ids)s::text[]) AS id
+    WITH place AS (
+        SELECT id, row_number() OVER (ORDER BY priority DESC, created_at, id) AS number
+        FROM reservation WHERE status = 'queued'
+    )
+    SELECT state_of(id, place.number) AS state, assignments_of(id) AS assignments
+    FROM unnest(%(ids)s::text[]) AS id LEFT JOIN place USING (id)
 """
 _COUNT = """
     WITH counted AS (
@@ -57,8 +62,9 @@ _COUNT = """
 class Mirror:
     """What the broker should hold, and what those concerned should hear."""
 
-    def __init__(self, connection: Connection, database: Database) -> None:
+    def __init__(self, connection: Connection, database: Database, leadership: Leadership) -> None:
         self._connection, self._database = connection, database
+        self._leadership = leadership
         self.states = RetainedStates(connection, *MIRRORED)
         self._holders: dict[AssignmentTopic, str] = {}
         self._devices: dict[str, set[AssignmentTopic]] = {}
@@ -82,8 +88,10 @@ class Mirror:
 
     async def update(self) -> None:
         """Bring what has happened since the last time to those concerned."""
+        # A process that led until a moment ago must not take what the next one has to tell.
+        leads, parameters = self._leadership.condition
         happened = await self._database.call(
-            "UPDATE transition SET told = true WHERE NOT told RETURNING *"
+            f"UPDATE transition SET told = true WHERE NOT told AND {leads} RETURNING *", parameters
         )
         if not happened:
             return

@@ -35,10 +35,14 @@ log = logging.getLogger(__name__)
 
 
 class Requests:
-    """Answers requests until it is cancelled. The database must be open."""
+    """Answers requests until it is cancelled.
 
-    def __init__(self, database: Database, address: BrokerAddress) -> None:
-        self._database = database
+    The connections to the database must be open: one carries requests out, the other one explains
+    and looks into the past, which may take longer.
+    """
+
+    def __init__(self, database: Database, reading: Database, address: BrokerAddress) -> None:
+        self._database, self._reading = database, reading
         process = secrets.token_hex(4)
         self._connection = Connection(
             address,
@@ -118,7 +122,7 @@ class Requests:
 
     async def _refuse(self, asked: Asked, correlation: bytes | None) -> None:
         try:
-            reply = await refuse(self._database, asked)
+            reply = await refuse(self._database, self._reading, asked)
         except Exception:
             # A defect in one request must not end the farm; whoever asked runs out of patience.
             log.exception("no answer to %s of %s", asked.operation, asked.client)

@@ -2,9 +2,10 @@
 
 The broker tells: a session's will, delayed by its grace, is its end. Two things make it less
 simple. A broker that is shut down publishes all wills at once, however long their delay, and then
-cuts control off as well; so a will is believed only when control stays connected, and after a
-reconnection only when clients have had the time to reconnect too. And a session of which the
-broker knows nothing at all, after it lost its memory for instance, gets some time to appear.
+cuts control off as well; so a will is believed only when control stays connected, and one that was
+retained, or comes after a reconnection, only when clients have had the time to reconnect too. And a
+session of which the broker knows nothing at all, after it lost its memory for instance, gets some
+time to appear.
 """
 
 import time
@@ -43,14 +44,15 @@ class Sessions:
                 self._connected_before = True
             case Disconnected():
                 self._ends_at.clear()
-            case Received(SessionStateTopic(client, session), message):
+            case Received(SessionStateTopic(client, session), message, delivery):
                 key = (client, session)
                 if message is not None and message.status is Presence.ONLINE:
                     self._online.add(key)
                     self._ends_at.pop(key, None)
                 elif message is not None:
                     self._online.discard(key)
-                    self._ends_at[key] = time.monotonic() + self.seconds_to_belief()
+                    delay = SETTLED_AFTER if delivery.retain else self.seconds_to_belief()
+                    self._ends_at[key] = time.monotonic() + delay
                     return True
                 elif key in self._online:
                     # The client itself said goodbye.
@@ -71,6 +73,10 @@ class Sessions:
         for key in ended:
             del self._ends_at[key]
         return ended
+
+    def is_online(self, key: SessionKey) -> bool:
+        """Whether a session is there, perhaps again."""
+        return key in self._online
 
     def seconds_to_belief(self) -> float:
         """How long from now a will that comes now, or an absence, is believed."""

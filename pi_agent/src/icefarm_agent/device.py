@@ -177,6 +177,7 @@ class Device:
     ) -> None:
         for evaluation in queue.drain():
             result = self._result(evaluation, assignment, 0, error=Error(code=code, message=why))
+            queue.finish(evaluation, result)
             await self._outbox.put(evaluation.client, evaluation.session, result)
 
     async def _stop(self, behaviour: Behaviour) -> None:
@@ -248,6 +249,10 @@ class Device:
                 measurement = await behaviour.evaluate(evaluation.bitstream)
             except MeasurementError as error:
                 failure = error
+            except BaseException:
+                # It is measured when the board is ready again, or refused with all that wait.
+                queue.put_back(evaluation)
+                raise
             result = self._result(
                 evaluation,
                 assignment,

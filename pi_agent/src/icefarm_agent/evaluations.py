@@ -1,7 +1,7 @@
 """Evaluations of one device in one reservation, each done once."""
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from icefarm_schemas import Error, ErrorCode, EvaluationFinished
@@ -34,7 +34,8 @@ class EvaluationQueue:
     """First come, first served; a repeated id is not measured again."""
 
     def __init__(self) -> None:
-        self._waiting: asyncio.Queue[Evaluation] = asyncio.Queue(MOST_WAITING)
+        self._waiting: deque[Evaluation] = deque()
+        self._came = asyncio.Event()
         self._known: set[_Key] = set()
         self._results: OrderedDict[_Key, EvaluationFinished] = OrderedDict()
 
@@ -42,7 +43,7 @@ class EvaluationQueue:
         """Queue an evaluation, unless it is known; an error says why it is refused."""
         if evaluation.key in self._known:
             return None
-        if self._waiting.full():
+        if len(self._waiting) >= MOST_WAITING:
             return Error(
                 code=ErrorCode.LIMIT_EXCEEDED,
                 message=f"{MOST_WAITING} evaluations wait for this board already; "
@@ -50,22 +51,34 @@ class EvaluationQueue:
                 details={"longest_queue": MOST_WAITING},
             )
         self._known.add(evaluation.key)
-        self._waiting.put_nowait(evaluation)
+        self._waiting.append(evaluation)
+        self._came.set()
         return None
 
     async def next(self) -> Evaluation:
         """The next one, as soon as there is one."""
-        return await self._waiting.get()
+        while not self._waiting:
+            self._came.clear()
+            await self._came.wait()
+        return self._waiting.popleft()
+
+    def put_back(self, evaluation: Evaluation) -> None:
+        """One that was taken but not finished is the next one again."""
+        self._waiting.appendleft(evaluation)
+        self._came.set()
 
     def drain(self) -> list[Evaluation]:
         """Those that wait, which then do so no more."""
-        return [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
+        drained = list(self._waiting)
+        self._waiting.clear()
+        return drained
 
     def finish(self, evaluation: Evaluation, result: EvaluationFinished) -> None:
         """Keep a result for a while, in case it is asked for again."""
         self._results[evaluation.key] = result
         if len(self._results) > RESULTS_KEPT:
-            self._results.popitem(last=False)
+            oldest, _ = self._results.popitem(last=False)
+            self._known.discard(oldest)
 
     def result_of(self, evaluation: Evaluation) -> EvaluationFinished | None:
         """The result that this evaluation has had already."""

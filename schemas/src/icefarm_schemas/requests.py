@@ -57,6 +57,8 @@ def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
         text = json.dumps(arguments, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"they cannot be JSON: {error}") from error
+    if "\\u0000" in text:
+        raise ValueError("they hold the character NUL, which Postgres cannot keep")
     if len(text) > MAX_ARGUMENTS:
         raise ValueError(f"they have {len(text):,} characters; {MAX_ARGUMENTS:,} are allowed")
     return arguments

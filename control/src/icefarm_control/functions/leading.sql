@@ -6,6 +6,8 @@ LANGUAGE plpgsql AS $$
 DECLARE
     w reservation;
     served int := 0;
+    wish text;
+    failed text[] := '{}';
 BEGIN
     PERFORM one_at_a_time();
     FOR w IN
@@ -15,7 +17,14 @@ BEGIN
         EXIT WHEN NOT EXISTS (
             SELECT FROM device WHERE reservation IS NULL AND online AND status = 'available'
         );
-        served := served + activate(w)::int;
+        -- What one of them cannot have now, those behind it who want the like cannot either.
+        wish := (w.behaviour, w.wanted_devices, w.wanted_product, w.wanted_labels)::text;
+        CONTINUE WHEN wish = ANY(failed);
+        IF activate(w) THEN
+            served := served + 1;
+        ELSE
+            failed := failed || wish;
+        END IF;
     END LOOP;
     RETURN served;
 END $$;

@@ -26,19 +26,20 @@ BEGIN
     PERFORM pg_notify('transition', '');
 END $$;
 
--- A reservation as clients see it: icefarm_schemas.ReservationState.
-CREATE OR REPLACE FUNCTION state_of(wanted text) RETURNS jsonb
+-- A reservation as clients see it: icefarm_schemas.ReservationState; with its place in the queue, where
+-- the caller has counted it already.
+CREATE OR REPLACE FUNCTION state_of(wanted text, place bigint DEFAULT NULL) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
     SELECT jsonb_strip_nulls(jsonb_build_object(
         'reservation', r.id, 'status', r.status, 'client', r.client, 'session', r.session,
         'behaviour', r.behaviour, 'created_at', r.created_at, 'expires_at', r.expires_at,
         'reason', r.end_reason,
         'waits_until', CASE WHEN r.status = 'queued' THEN r.waits_until END,
-        'position', CASE WHEN r.status = 'queued' THEN (
+        'position', CASE WHEN r.status = 'queued' THEN coalesce(place, (
             SELECT count(*) FROM reservation q
             WHERE q.status = 'queued'
               AND (-q.priority, q.created_at, q.id) <= (-r.priority, r.created_at, r.id)
-        ) END,
+        )) END,
         'devices', coalesce((
             SELECT jsonb_agg(jsonb_build_object(
                 'agent', a.agent, 'device', a.device, 'behaviour', a.behaviour
