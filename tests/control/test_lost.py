@@ -139,3 +139,27 @@ async def test_a_board_that_is_unplugged_is_lost_although_its_agent_comes_and_go
         await agents(database, "pi")
     await look_at_time(database)
     assert await boards(database, held) == ["b"]
+
+
+async def test_boards_that_the_broker_has_forgotten_can_be_waited_for(database: Database) -> None:
+    await report(database, "a", "b")
+    inventory = Inventory()
+    await database.transaction(lambda cursor: inventory.write(cursor, Reports(snapshot=set())))
+    waiting = await reserve(database, count=2, wait=60)
+    assert waiting.status is ReservationStatus.QUEUED
+    await report(database, "a", "b")
+    await database.call("SELECT serve_queue()")
+    assert await boards(database, waiting) == ["a", "b"]
+
+
+async def test_what_does_not_come_back_is_forgotten(database: Database) -> None:
+    await report(database, "a", "b")
+    inventory = Inventory()
+    await database.transaction(
+        lambda cursor: inventory.write(cursor, Reports(snapshot={("pi", "a")}))
+    )
+    await look_at_time(database)
+    assert len(await database.call("SELECT FROM device")) == 2
+    await database.call("UPDATE device SET away_since = away_since - interval '31 s'")
+    await look_at_time(database)
+    assert [row["name"] for row in await database.call("SELECT name FROM device")] == ["a"]

@@ -6,6 +6,7 @@ written is bounded by the number of devices.
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from icefarm_broker import Connected, Happening, Received, Synced
 from icefarm_control.database import Cursor
@@ -80,13 +81,22 @@ class Inventory:
         gone = reports.devices.keys() - here.keys()
         if here:
             await self._write_devices(cursor, here, delay)
-        if reports.snapshot is not None:
-            # What the broker does not retain went away while control was not there.
-            await cursor.execute("SELECT agent, name FROM device WHERE status <> 'gone'")
-            known = {(row["agent"], row["name"]) for row in await cursor.fetchall()}
-            gone |= known - reports.snapshot - here.keys()
         if gone:
             await self._write_gone(cursor, gone, delay)
+            await cursor.execute(
+                """
+                DELETE FROM device d
+                USING unnest(%(agents)s::text[], %(names)s::text[]) AS gone (agent, name)
+                WHERE d.agent = gone.agent AND d.name = gone.name AND d.reservation IS NULL
+                """,
+                _columns(gone),
+            )
+        if reports.snapshot is not None:
+            # What the broker does not retain went away while control was not there; or the broker
+            # has lost its memory, so these are forgotten only when they do not come back.
+            await cursor.execute("SELECT agent, name FROM device WHERE status <> 'gone'")
+            known = {(row["agent"], row["name"]) for row in await cursor.fetchall()}
+            await self._write_gone(cursor, known - reports.snapshot - here.keys(), delay)
         if reports.agents or reports.snapshot is not None:
             await cursor.execute(
                 """
@@ -130,7 +140,7 @@ class Inventory:
 
     @staticmethod
     async def _write_gone(cursor: Cursor, gone: set[DeviceKey], delay: float) -> None:
-        """Forget free devices; a held one is kept for its holder's grace."""
+        """They are gone, but not forgotten: a held one is its holder's for his grace."""
         await cursor.execute(
             """
             UPDATE device
@@ -139,10 +149,10 @@ class Inventory:
             FROM unnest(%(agents)s::text[], %(names)s::text[]) AS gone (agent, name)
             WHERE device.agent = gone.agent AND device.name = gone.name
             """,
-            {
-                "agents": [agent for agent, _ in gone],
-                "names": [name for _, name in gone],
-                "delay": delay,
-            },
+            _columns(gone) | {"delay": delay},
         )
-        await cursor.execute("DELETE FROM device WHERE reservation IS NULL AND status = 'gone'")
+
+
+def _columns(devices: set[DeviceKey]) -> dict[str, Any]:
+    agents, names = [agent for agent, _ in devices], [name for _, name in devices]
+    return {"agents": agents, "names": names}

@@ -45,7 +45,7 @@ _COUNT = """
                count(*) FILTER (
                    WHERE reservation IS NULL AND online AND status = 'available'
                ) AS available
-        FROM device GROUP BY product, behaviours
+        FROM device WHERE status <> 'gone' GROUP BY product, behaviours
     )
     SELECT 'devices' AS what, '' AS name, sum(available)::int AS available, sum(total)::int AS total
     FROM counted HAVING count(*) > 0

@@ -51,6 +51,7 @@ class Device(SQLModel, table=True):
             "name",
             postgresql_where=text("reservation IS NULL AND online AND status = 'available'"),
         ),
+        Index("device_gone", "away_since", postgresql_where=text("status = 'gone'")),
         Index(
             "device_in_trouble",
             "reservation",

@@ -124,6 +124,9 @@ BEGIN
     PERFORM end_expired();
     PERFORM warn_of_expiry();
     PERFORM lose_devices();
+    -- Far longer than an agent takes to come back to a broker that has lost its memory.
+    DELETE FROM device
+    WHERE status = 'gone' AND reservation IS NULL AND away_since < now() - interval '30 s';
     -- Far longer than any client repeats a request.
     DELETE FROM answer WHERE answered_at < now() - interval '10 min';
     RETURN seconds_to_next();

@@ -26,6 +26,9 @@ def upgrade() -> None:
     op.add_column("device", sa.Column("detail", sa.String(), nullable=True))
     op.add_column("device", _time("away_since"))
     op.create_index(
+        "device_gone", "device", ["away_since"], postgresql_where=sa.text("status = 'gone'")
+    )
+    op.create_index(
         "device_in_trouble",
         "device",
         ["reservation"],
@@ -88,5 +91,6 @@ def downgrade() -> None:
     for column in ("wanted_product", "wanted_labels", "device_grace", "granted_at", "warns_at"):
         op.drop_column("reservation", column)
     op.drop_index("device_in_trouble", "device")
+    op.drop_index("device_gone", "device")
     for column in ("labels", "detail", "away_since"):
         op.drop_column("device", column)
