@@ -45,7 +45,7 @@ from icefarm_schemas.topics import (
 _LONGEST_PAUSE = 10.0
 """Seconds between looks at the time, which bounds what the jump of a clock can do."""
 _REST = 0.01
-"""Seconds after telling what has happened; what happens meanwhile is told together."""
+"""Seconds between two looks for what has happened; what happens meanwhile is told together."""
 _SOON = 0.2
 """Seconds after a change to the next look at the time, since it may have brought an end nearer;
 and the shortest between two looks at what is available."""
@@ -133,6 +133,7 @@ class Leader:
         async for _ in self._leadership.transitions():
             self._changed = True
             self._woken.set()
+            await asyncio.sleep(_REST)
 
     async def _work(self, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -145,7 +146,6 @@ class Leader:
             if self._changed:
                 self._changed = False
                 await self._tell()
-                await asyncio.sleep(_REST)
             if time.monotonic() >= self._next_count:
                 await self._count()
             await self._wait()

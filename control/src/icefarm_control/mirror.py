@@ -96,21 +96,21 @@ class Mirror:
         if not happened:
             return
         happened.sort(key=lambda row: row["number"])
+        ended = {row["reservation"]: row["why"] for row in happened if row["what"] == What.ENDED}
         changed = {row["reservation"] for row in happened}
         # Whoever is behind one that has left the queue has moved up.
-        read = await self._read(changed | self.queued)
-        states = {state.reservation: state for state, _ in read}
+        read = await self._read((changed | self.queued) - ended.keys())
         # Why something changes is told before it does.
         for row in happened:
-            state = states[row["reservation"]]
             _log(row)
-            for event in _events_of(row, state):
-                self._events.put_nowait((EventsTopic(state.client, state.session), event))
+            for event in _events_of(row):
+                self._events.put_nowait((EventsTopic(row["client"], row["session"]), event))
+        for reservation, reason in ended.items():
+            self._end(reservation, EndReason(reason))
         for state, assignments in read:
+            # It may have ended since, of which the next transition tells.
             if state.status is not ReservationStatus.ENDED:
                 self._hold(state, assignments)
-            else:
-                self._end(state)
 
     async def count(self) -> None:
         """Say how many devices are available."""
@@ -137,6 +137,8 @@ class Mirror:
             self.states.repeat(topic)
 
     async def _read(self, ids: set[str]) -> list[tuple[ReservationState, list[dict[str, Any]]]]:
+        if not ids:
+            return []
         rows = await self._database.call(_STATES, {"ids": sorted(ids)})
         return [(ReservationState.model_validate(r["state"]), r["assignments"]) for r in rows]
 
@@ -155,12 +157,12 @@ class Mirror:
         self._let_go(state.reservation, self._devices.get(state.reservation, set()) - held)
         self._devices[state.reservation] = held
 
-    def _end(self, state: ReservationState) -> None:
+    def _end(self, reservation: str, reason: EndReason) -> None:
         """Let go of its devices at once, of its state when its holder has been told why."""
-        self.queued.discard(state.reservation)
-        self._let_go(state.reservation, self._devices.pop(state.reservation, set()))
-        if state.reason is EndReason.RELEASED:
-            self.states.remove(ReservationStateTopic(state.reservation))
+        self.queued.discard(reservation)
+        self._let_go(reservation, self._devices.pop(reservation, set()))
+        if reason is EndReason.RELEASED:
+            self.states.remove(ReservationStateTopic(reservation))
 
     async def _publish(self, topic: EventsTopic, event: Message) -> None:
         try:
@@ -180,18 +182,18 @@ class Mirror:
                 self.states.remove(topic)
 
 
-def _events_of(happened: dict[str, Any], state: ReservationState) -> list[Message]:
+def _events_of(happened: dict[str, Any]) -> list[Message]:
     """What the holder is told of a transition; of what a client asked for, the reply tells."""
+    reservation = happened["reservation"]
     match What(happened["what"]):
         case What.ENDED if happened["by"] is None:
-            reason = EndReason(happened["why"])
-            return [ReservationEnded(reservation=state.reservation, reason=reason)]
-        case What.EXPIRING if state.expires_at is not None:
-            return [ReservationExpiring(reservation=state.reservation, expires_at=state.expires_at)]
+            return [ReservationEnded(reservation=reservation, reason=happened["why"])]
+        case What.EXPIRING:
+            return [ReservationExpiring(reservation=reservation, expires_at=happened["detail"])]
         case What.DEVICE_LOST:
             return [
                 DeviceFailed(
-                    reservation=state.reservation,
+                    reservation=reservation,
                     agent=agent,
                     device=device,
                     reason=FailureReason(happened["why"]),

@@ -56,7 +56,9 @@ BEGIN
         ORDER BY id FOR UPDATE
     LOOP
         UPDATE reservation SET warns_at = NULL WHERE id = r.id;
-        PERFORM record(r, 'expiring', NULL, NULL, NULL, NULL);
+        PERFORM record(
+            r, 'expiring', NULL, NULL, NULL, NULL, to_jsonb(r.expires_at) #>> '{}'
+        );
     END LOOP;
 END $$;
 
