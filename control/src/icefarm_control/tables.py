@@ -41,7 +41,7 @@ class Device(SQLModel, table=True):
     """Whether its agent is."""
     away_since: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     """When it was unplugged or its agent went; none while it is there."""
-    reservation: str | None = Field(default=None, foreign_key="reservation.id", index=True)
+    reservation: str | None = Field(default=None, foreign_key="reservation.id")
 
     __table_args__ = (
         # In the order in which devices are chosen, so that it does not matter how many there are.
@@ -65,12 +65,12 @@ class Device(SQLModel, table=True):
 class Reservation(SQLModel, table=True):
     """A client's hold on some devices, from its request to long after its end.
 
-    It is queued until there are devices for it, then active until it ends.
+    It is queued until there are devices for it, then active until it ends. What is live is found by
+    its session's index; one for each time that matters would cost each reservation more than a look
+    at all that are live now and then.
     """
 
     __table_args__ = (
-        Index("reservation_expiry", "expires_at", postgresql_where=text("status = 'active'")),
-        Index("reservation_warning", "warns_at", postgresql_where=text("status = 'active'")),
         Index(
             "reservation_queue",
             text("priority DESC"),
@@ -129,7 +129,6 @@ class Allocation(SQLModel, table=True):
             unique=True,
             postgresql_where=text("ended_at IS NULL"),
         ),
-        Index("allocation_end", "ended_at"),
     )
 
     reservation: str = Field(primary_key=True, foreign_key="reservation.id")

@@ -37,7 +37,9 @@ DECLARE
 BEGIN
     FOR r IN
         SELECT * FROM reservation
-        WHERE status = 'active' AND expires_at <= now() OR status = 'queued' AND waits_until <= now()
+        WHERE status <> 'ended'
+          AND (status = 'active' AND expires_at <= now()
+               OR status = 'queued' AND waits_until <= now())
         ORDER BY id FOR UPDATE
     LOOP
         PERFORM end_reservation(
@@ -52,7 +54,8 @@ DECLARE
     r reservation;
 BEGIN
     FOR r IN
-        SELECT * FROM reservation WHERE status = 'active' AND warns_at <= now()
+        SELECT * FROM reservation
+        WHERE status <> 'ended' AND status = 'active' AND warns_at <= now()
         ORDER BY id FOR UPDATE
     LOOP
         UPDATE reservation SET warns_at = NULL WHERE id = r.id;
@@ -110,9 +113,10 @@ END $$;
 CREATE OR REPLACE FUNCTION seconds_to_next() RETURNS float
 LANGUAGE sql STABLE AS $$
     SELECT extract(epoch FROM least(
-        (SELECT min(expires_at) FROM reservation WHERE status = 'active'),
-        (SELECT min(warns_at) FROM reservation WHERE status = 'active'),
-        (SELECT min(waits_until) FROM reservation WHERE status = 'queued'),
+        (SELECT min(CASE status
+             WHEN 'active' THEN least(expires_at, warns_at) WHEN 'queued' THEN waits_until
+         END)
+         FROM reservation WHERE status <> 'ended'),
         (SELECT min(d.away_since + r.device_grace)
          FROM device d JOIN reservation r ON r.id = d.reservation
          WHERE d.reservation IS NOT NULL AND (d.status = 'broken' OR d.away_since IS NOT NULL))

@@ -45,12 +45,7 @@ def upgrade() -> None:
     op.add_column("reservation", _time("granted_at"))
     op.add_column("reservation", _time("warns_at"))
     op.execute("UPDATE reservation SET granted_at = created_at WHERE expires_at IS NOT NULL")
-    op.create_index(
-        "reservation_warning",
-        "reservation",
-        ["warns_at"],
-        postgresql_where=sa.text("status = 'active'"),
-    )
+    op.drop_index("reservation_expiry", "reservation")
     op.add_column("allocation", sa.Column("behaviour", sa.String(), nullable=True))
     op.add_column("allocation", sa.Column("arguments", postgresql.JSONB(), nullable=True))
     op.execute(
@@ -59,7 +54,7 @@ def upgrade() -> None:
     )
     op.alter_column("allocation", "behaviour", nullable=False)
     op.alter_column("allocation", "arguments", nullable=False)
-    op.create_index("allocation_end", "allocation", ["ended_at"])
+    op.drop_index("ix_device_reservation", "device")
     op.create_table(
         "transition",
         sa.Column("number", sa.BigInteger(), sa.Identity(always=True), primary_key=True),
@@ -84,10 +79,15 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("transition")
-    op.drop_index("allocation_end", "allocation")
+    op.create_index("ix_device_reservation", "device", ["reservation"])
     for column in ("behaviour", "arguments"):
         op.drop_column("allocation", column)
-    op.drop_index("reservation_warning", "reservation")
+    op.create_index(
+        "reservation_expiry",
+        "reservation",
+        ["expires_at"],
+        postgresql_where=sa.text("status = 'active'"),
+    )
     for column in ("wanted_product", "wanted_labels", "device_grace", "granted_at", "warns_at"):
         op.drop_column("reservation", column)
     op.drop_index("device_in_trouble", "device")
