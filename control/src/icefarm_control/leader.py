@@ -44,8 +44,6 @@ from icefarm_schemas.topics import (
 
 _LONGEST_PAUSE = 10.0
 """Seconds between looks at the time, which bounds what the jump of a clock can do."""
-_REST = 0.01
-"""Seconds between two looks for what has happened; what happens meanwhile is told together."""
 _SOON = 0.2
 """Seconds after a change to the next look at the time, since it may have brought an end nearer;
 and the shortest between two looks at what is available."""
@@ -133,7 +131,6 @@ class Leader:
         async for _ in self._leadership.transitions():
             self._changed = True
             self._woken.set()
-            await asyncio.sleep(_REST)
 
     async def _work(self, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -167,6 +164,7 @@ class Leader:
         self._changed = True
         # A device may have been lost, or begun to be away.
         self._next_look = 0.0
+        self._count_soon()
 
     async def _look_at_time(self, tasks: asyncio.TaskGroup) -> None:
         call = self._database.call
@@ -189,6 +187,8 @@ class Leader:
                 await call("SELECT end_session(%(c)s, %(s)s)", {"c": client, "s": session})
                 tasks.create_task(self._forget(client, session))
         [row] = await call("SELECT look_at_time() AS seconds")
+        # What it has brought is told, and what a process could not say before it died.
+        self._changed = True
         ends = (row["seconds"], self._sessions.seconds_to_next_end(), _LONGEST_PAUSE)
         self._next_look = time.monotonic() + max(min(end for end in ends if end is not None), 0)
 
@@ -203,14 +203,17 @@ class Leader:
 
     async def _tell(self) -> None:
         """Tell what has happened, and serve whoever's turn it is now."""
-        await self._mirror.update()
+        happened = await self._mirror.update()
         if self._mirror.queued:
             [row] = await self._database.call("SELECT serve_queue() AS served")
             if row["served"]:
-                await self._mirror.update()
-        now = time.monotonic()
-        self._next_look = min(self._next_look, now + _SOON)
-        self._next_count = max(min(self._next_count, now), self._counted + _SOON)
+                happened = await self._mirror.update()
+        if happened:
+            self._next_look = min(self._next_look, time.monotonic() + _SOON)
+            self._count_soon()
+
+    def _count_soon(self) -> None:
+        self._next_count = max(min(self._next_count, time.monotonic()), self._counted + _SOON)
 
     async def _count(self) -> None:
         self._counted = time.monotonic()

@@ -20,6 +20,8 @@ from icefarm_control.database import connect
 
 _LOCK = 1_229_145_426
 """Any number that no other program uses on this database."""
+CHANNEL = "transition"
+"""On which a process that has carried out requests says so."""
 _BEAT = 2.0
 """Seconds between signs of life."""
 _SILENT = 8.0
@@ -49,7 +51,7 @@ class Leadership:
             self._connection = await connect(self._url)
             try:
                 await self._take_lock()
-                await self._connection.execute("LISTEN transition")
+                await self._connection.execute(f"LISTEN {CHANNEL}")
             except BaseException:
                 await self._connection.close()
                 raise
@@ -93,7 +95,7 @@ class Leadership:
             await asyncio.sleep(_LOOK_AGAIN)
 
     async def transitions(self) -> AsyncIterator[None]:
-        """Yield whenever there may be new transitions, for as long as this process leads.
+        """Yield when somebody says that there are new ones, for as long as this process leads.
 
         Raises:
             LeadershipLostError: it does not any more.

@@ -86,15 +86,15 @@ class Mirror:
         for state, assignments in await self._read({row["id"] for row in rows}):
             self._hold(state, assignments)
 
-    async def update(self) -> None:
-        """Bring what has happened since the last time to those concerned."""
+    async def update(self) -> bool:
+        """Bring what has happened since the last time, if anything, to those concerned."""
         # A process that led until a moment ago must not take what the next one has to tell.
         leads, parameters = self._leadership.condition
         happened = await self._database.call(
             f"UPDATE transition SET told = true WHERE NOT told AND {leads} RETURNING *", parameters
         )
         if not happened:
-            return
+            return False
         happened.sort(key=lambda row: row["number"])
         ended = {row["reservation"]: row["why"] for row in happened if row["what"] == What.ENDED}
         changed = {row["reservation"] for row in happened}
@@ -111,6 +111,7 @@ class Mirror:
             # It may have ended since, of which the next transition tells.
             if state.status is not ReservationStatus.ENDED:
                 self._hold(state, assignments)
+        return True
 
     async def count(self) -> None:
         """Say how many devices are available."""

@@ -24,10 +24,13 @@ from icefarm_broker import (
 )
 from icefarm_control.asked import Asked, carry_out, refuse
 from icefarm_control.database import Database
+from icefarm_control.leadership import CHANNEL
 from icefarm_control.refusals import RefusedError, check_lease
 from icefarm_schemas import ControlProcessState, ErrorCode, Reply, utc_now
 from icefarm_schemas.topics import ControlProcessTopic, RepliesTopic, RequestTopic
 
+_REST = 0.01
+"""Seconds between two notices to the leader, which tells together what happens meanwhile."""
 _MOST_AT_ONCE = 64
 """Requests in one transaction."""
 
@@ -57,13 +60,14 @@ class Requests:
             subscriptions=[f"$share/control/{RequestTopic.pattern(address.root)}"],
         )
         self._waiting: deque[tuple[Asked, bytes | None]] = deque()
-        self._came = asyncio.Event()
+        self._came, self._done = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
         """Work for ever."""
         async with self._connection, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen())
             tasks.create_task(self._work(tasks))
+            tasks.create_task(self._notify())
 
     async def _listen(self) -> None:
         async for happening in self._connection:
@@ -114,11 +118,23 @@ class Requests:
                 count = min(len(self._waiting), _MOST_AT_ONCE)
                 batch = [self._waiting.popleft() for _ in range(count)]
                 replies = await carry_out(self._database, [asked for asked, _ in batch])
+                self._done.set()
                 for (asked, correlation), reply in zip(batch, replies, strict=True):
                     if reply is not None:
                         tasks.create_task(self._reply(asked.replies, reply, correlation))
                     else:
                         tasks.create_task(self._refuse(asked, correlation))
+
+    async def _notify(self) -> None:
+        """Tell the leader that something was done: not with each request, which would wait for it.
+
+        Should this process die in between, the leader finds it at its next look at the time.
+        """
+        while True:
+            await self._done.wait()
+            self._done.clear()
+            await self._reading.call(f"NOTIFY {CHANNEL}")
+            await asyncio.sleep(_REST)
 
     async def _refuse(self, asked: Asked, correlation: bytes | None) -> None:
         try:

@@ -4,7 +4,7 @@
 -- for what clients ask, leading.sql for what time brings. They are replaced at every start of
 -- control, so they belong to the program, not to the data; one whose arguments or result are to be
 -- others is dropped by a migration first. Each step that is taken is recorded as a
--- transition, and whoever leads is notified of it.
+-- transition, which whoever leads will tell.
 
 -- Whether a device is what a reservation asks for, free or not.
 CREATE OR REPLACE FUNCTION fits(d device, r reservation) RETURNS boolean
@@ -23,7 +23,6 @@ BEGIN
     INSERT INTO transition (at, reservation, client, session, what, why, by, agents, devices, detail)
     VALUES (clock_timestamp(), of.id, of.client, of.session, what, why, by,
             coalesce(agents, '{}'), coalesce(devices, '{}'), detail);
-    PERFORM pg_notify('transition', '');
 END $$;
 
 -- A reservation as clients see it: icefarm_schemas.ReservationState; with its place in the queue, where
