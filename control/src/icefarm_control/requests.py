@@ -143,6 +143,8 @@ class Requests:
             # A defect in one request must not end the farm; whoever asked runs out of patience.
             log.exception("no answer to %s of %s", asked.operation, asked.client)
             return
+        # What could not be carried out at first may have been since.
+        self._done.set()
         if reply is not None:
             await self._reply(asked.replies, reply, correlation)
         else:
