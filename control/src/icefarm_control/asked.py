@@ -102,17 +102,19 @@ async def carry_out(database: Database, batch: Sequence[Asked]) -> list[bytes | 
 
     try:
         rows = await database.call(_CARRY_OUT, together)
-    except psycopg.errors.UniqueViolation:
-        # One of them came twice, and has been carried out already: its answer is remembered.
-        return [reply for asked in batch for reply in await carry_out(database, [asked])]
     except psycopg.Error as error:
-        if len(batch) > 1:
+        # One may have come twice and been carried out elsewhere: then its answer is remembered now.
+        if len(batch) > 1 or _came_twice(error):
             return [reply for asked in batch for reply in await carry_out(database, [asked])]
         log.error("%s of %s failed", batch[0].operation, batch[0].client, exc_info=error)
         message = "control failed on this request; its log says why"
         return [Reply(error=Error(code=ErrorCode.INTERNAL, message=message)).encode()]
     replies = {row["id"]: row["reply"] and row["reply"].encode() for row in rows}
     return [replies.get(new_id) for new_id in ids]
+
+
+def _came_twice(error: psycopg.Error) -> bool:
+    return isinstance(error, psycopg.errors.UniqueViolation) and error.diag.table_name == "answer"
 
 
 async def refuse(database: Database, reading: Database, asked: Asked) -> bytes | None:
