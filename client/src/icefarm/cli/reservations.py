@@ -10,7 +10,12 @@ from rich.markup import escape
 
 from icefarm.cli.app import Broker, Json, Name, app, fail, open_farm, out, print_json, show_error
 from icefarm.errors import FarmError, InvalidRequestError
-from icefarm_schemas import DEFAULT_DURATION, ReservationState, ReservationStatus
+from icefarm_schemas import (
+    DEFAULT_DEVICE_GRACE,
+    DEFAULT_DURATION,
+    ReservationState,
+    ReservationStatus,
+)
 
 Duration = Annotated[float, typer.Option(help="Seconds until the lease ends.", min=0.1)]
 Wait = Annotated[
@@ -97,6 +102,10 @@ def reserve(
     duration: Duration = DEFAULT_DURATION,
     wait: Wait = None,
     priority: Priority = 0,
+    board_grace: Annotated[
+        float,
+        typer.Option(help="Seconds for which a board may be away before it counts as lost.", min=0),
+    ] = DEFAULT_DEVICE_GRACE,
     broker: Broker = None,
     name: Name = None,
     as_json: Json = False,
@@ -119,6 +128,7 @@ def reserve(
             keep=True,
             wait=wait,
             priority=priority,
+            board_grace=board_grace,
         )
         until = reservation.expires_at.astimezone()
         _show(reservation.state, f"is ready until {until:%Y-%m-%d %H:%M:%S}", as_json)
