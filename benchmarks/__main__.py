@@ -78,10 +78,7 @@ async def _measure(place: Place, parts: list[str]) -> dict[str, list[report.Figu
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    results = {part: await PARTS[part](place) for part in parts}
-    for figure in reservations.ratio_to_floor(results):
-        results["reservations"].append(figure)
-    return results
+    return {part: await PARTS[part](place) for part in parts}
 
 
 def main() -> None:

@@ -52,12 +52,18 @@ async def _commits(database: str) -> list[float]:
     """Seconds of each smallest transaction that Postgres makes durable."""
     seconds = []
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
-        await connection.execute("CREATE TABLE floor (n int)")
+        await connection.execute("CREATE TABLE IF NOT EXISTS floor (n int)")
         for number in range(_WARM_UP + _ROUNDS):
             start = time.perf_counter()
             await connection.execute("INSERT INTO floor VALUES (%s)", [number])
             seconds.append(time.perf_counter() - start)
     return seconds[_WARM_UP:]
+
+
+async def of_a_request(farm: Farm) -> float:
+    """Seconds that a request to this farm cannot be faster than: asked, answered and committed."""
+    request = statistics.median(await _request_and_reply(farm))
+    return request + statistics.median(await _commits(farm.database))
 
 
 async def measure(place: Place) -> list[Figure]:

@@ -4,15 +4,17 @@ Both run all the time, and are put under load in turn, so that what else this ma
 one as much as the other.
 """
 
+import statistics
 import sys
 from collections import Counter
 from functools import reduce
 from operator import add
 
+from benchmarks import floors
 from benchmarks.farm import Place, running_reported_farm
 from benchmarks.labgrid import running_labgrid
 from benchmarks.load import Load, put_load
-from benchmarks.report import Figure, Results, Target, value_of
+from benchmarks.report import Figure, Target
 
 CLIENTS = (1, 8, 32)
 BOARDS = 64
@@ -24,9 +26,10 @@ _TARGETS = {("labgrid", 1): Target("at least", 1), ("labgrid", 32): Target("at l
 """Of our cycles a second over another system's, by that and the number of clients."""
 
 
-async def _loads(place: Place) -> dict[str, list[Load]]:
-    """By system, with each number of clients."""
+async def _loads(place: Place) -> tuple[dict[str, list[Load]], list[float]]:
+    """By system, with each number of clients; and the floor of a request, in each turn."""
     turns: dict[tuple[str, int], list[Load]] = {}
+    floor = []
     async with (
         running_reported_farm(place, "reservations", boards=BOARDS) as (farm, control),
         running_labgrid(place.directory / "labgrid", BOARDS) as labgrid,
@@ -37,6 +40,7 @@ async def _loads(place: Place) -> dict[str, list[Load]]:
 
         pids = {**control.pids, **farm.server_pids}
         for _ in range(_TURNS):
+            floor.append(await floors.of_a_request(farm))
             for clients in CLIENTS:
                 for system, load in (
                     ("icefarm", await put_load(clients, ours, pids, farm.logs)),
@@ -44,14 +48,15 @@ async def _loads(place: Place) -> dict[str, list[Load]]:
                     ("labgrid_calls", await labgrid.load("calls", clients, farm.logs)),
                 ):
                     turns.setdefault((system, clients), []).append(load)
-    return {
+    loads = {
         system: [reduce(add, turns[system, clients]) for clients in CLIENTS] for system in _NAMES
     }
+    return loads, floor
 
 
 async def measure(place: Place) -> list[Figure]:
     """Cycles a second, latencies in milliseconds, CPU milliseconds per cycle, and the ratios."""
-    systems = await _loads(place)
+    systems, floor = await _loads(place)
     figures = []
     for system, loads in systems.items():
         for load in loads:
@@ -76,19 +81,15 @@ async def measure(place: Place) -> list[Figure]:
             target=Target("at least", 1),
         )
     )
+    figures.append(
+        Figure(
+            "ratio_to_floor",
+            "icefarm, 1 client: reserve, p50 / (request and reply + commit, in the same turns)",
+            one.percentile(50) / statistics.mean(floor),
+            target=Target("at most", 3),
+        )
+    )
     return figures
-
-
-def ratio_to_floor(results: Results) -> list[Figure]:
-    """How much longer a reserve takes than what it cannot do without, if both were measured."""
-    reserve = value_of(results, "reservations", "icefarm_1_p50_ms")
-    request = value_of(results, "floors", "request_ms")
-    commit = value_of(results, "floors", "commit_ms")
-    if reserve is None or request is None or commit is None:
-        return []
-    name = "icefarm, 1 client: reserve, p50 / (request and reply + commit)"
-    ratio = reserve / (request + commit)
-    return [Figure("ratio_to_floor", name, ratio, target=Target("at most", 3))]
 
 
 def _by(clients: int) -> str:
