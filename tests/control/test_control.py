@@ -521,6 +521,7 @@ async def test_nothing_is_reserved_for_who_has_stopped_waiting(
 ) -> None:
     """The request waits in control while the database does not answer, and is dropped then."""
     request = b'{"behaviour":"pulsecount","count":1,"on_session_end":"keep"}'
+    until(lambda: [r.message.devices.available for r in recorder.of(AvailabilityTopic)][-1:] == [2])
     with psycopg.connect(database_url) as blocker:
         blocker.execute("LOCK TABLE answer IN ACCESS EXCLUSIVE MODE")
         # The first is under way already, the second one waits behind it.

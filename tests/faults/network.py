@@ -22,7 +22,14 @@ def why_no_namespaces() -> str | None:
     if os.geteuid() != 0:
         return "network namespaces need root"
     missing = [name for name in ("ip", "nsenter", "setpriv") if shutil.which(name) is None]
-    return f"{', '.join(missing)} not installed" if missing else None
+    if missing:
+        return f"{', '.join(missing)} not installed"
+    try:
+        with Namespaces([]):
+            return None
+    except RuntimeError as error:
+        # As in a container that may not, or in a changed root that is no mount.
+        return f"network namespaces cannot be made here: {error}"
 
 
 class Network(Protocol):
