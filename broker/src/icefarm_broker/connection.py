@@ -102,8 +102,6 @@ class Connection:
         self._syncing: dict[bytes, asyncio.Future[None]] = {}
         self._one_sync = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
-        self.reconnected_at: float | None = None
-        """By time.monotonic(); None while the first connection lasts."""
 
     async def __aenter__(self) -> Self:
         """Connect for the first time.
@@ -328,7 +326,6 @@ class Connection:
             try:
                 mqtt = await self._connect_once()
                 made = time.monotonic()
-                self.reconnected_at = made if ever else None
                 ever = True
                 self._mqtt = mqtt
                 self._up.set()

@@ -28,7 +28,6 @@ class Requester:
             listens, is not given where somebody watches all topics.
         attempt: seconds after which a request without a reply is sent again; control repeats
             the answer of a request that it has already carried out, so that is harmless.
-
         on_late: called with the reply to a request that had been given up, and its operation.
 
     Where control was there before, it is given the time to come back: it may be restarting.

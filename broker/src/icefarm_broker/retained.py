@@ -7,7 +7,6 @@ is found in the connection's snapshot and removed.
 
 import asyncio
 import logging
-from collections.abc import Set as AbstractSet
 
 from icefarm_broker.connection import Connection
 from icefarm_broker.errors import BrokerError
@@ -50,11 +49,6 @@ class RetainedStates:
     def repeat(self, topic: Topic) -> None:
         """Publish again what the topic should hold, since somebody acts as if it held another."""
         self._mark(topic)
-
-    def keep_only(self, topics: AbstractSet[Topic]) -> None:
-        """Remove every state that is not among these."""
-        for topic in self._wanted.keys() - topics:
-            self.remove(topic)
 
     def observe(self, happening: Happening) -> None:
         """Learn what the broker holds, and repair the difference once all of it is known."""

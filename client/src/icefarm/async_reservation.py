@@ -12,7 +12,7 @@ from icefarm.errors import (
     ReservationEndedError,
     TimedOutError,
 )
-from icefarm.evaluating import Evaluating
+from icefarm.evaluating import BoardKey, Evaluating
 from icefarm.results import Result, Source
 from icefarm.session import Session
 from icefarm_schemas import (
@@ -25,9 +25,6 @@ from icefarm_schemas import (
 
 if TYPE_CHECKING:
     from icefarm.async_client import AsyncClient
-
-BoardKey = tuple[str, str]
-"""Agent and board."""
 
 READY_TIMEOUT = 120.0
 """Seconds; far more than flashing a board twice takes."""

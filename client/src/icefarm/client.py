@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from icefarm.async_client import DEFAULT_GRACE, AsyncClient
-from icefarm.async_reservation import READY_TIMEOUT, AsyncReservation, BoardKey
+from icefarm.async_reservation import READY_TIMEOUT, AsyncReservation
+from icefarm.evaluating import BoardKey
 from icefarm.results import Result, Source
 from icefarm.view import Agent, Board
 from icefarm_schemas import (

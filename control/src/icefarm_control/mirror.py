@@ -81,7 +81,7 @@ class Mirror:
                 tasks.create_task(self._publish(topic, event))
 
     async def load(self) -> None:
-        """Hold exactly the live reservations."""
+        """Hold all live reservations, as they are now."""
         rows = await self._database.call("SELECT id FROM reservation WHERE status <> 'ended'")
         for state, assignments in await self._read({row["id"] for row in rows}):
             self._hold(state, assignments)

@@ -1,5 +1,6 @@
 """Why a request was not carried out, in words."""
 
+import json
 from typing import Any
 
 from icefarm_control.database import Cursor, all_rows
@@ -80,7 +81,7 @@ async def _why_not(cursor: Cursor, request: ReserveRequest) -> RefusedError:
         {
             "behaviour": request.behaviour,
             "product": request.product,
-            "labels": request.model_dump_json(include={"labels"})[len('{"labels":') : -1],
+            "labels": json.dumps(request.labels),
         },
     )
     free, total, known, others = row["free"], row["total"], row["known"], row["others"]
@@ -117,7 +118,7 @@ async def _why_not_these(cursor: Cursor, request: ReserveRequest) -> RefusedErro
         "WHERE name = ANY(%(names)s) ORDER BY online, agent, name",
         {
             "names": names,
-            "labels": request.model_dump_json(include={"labels"})[len('{"labels":') : -1],
+            "labels": json.dumps(request.labels),
         },
     )
     # A board that was moved may still be known at an agent that is away; the online one counts.

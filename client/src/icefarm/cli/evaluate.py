@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icefarm.cli.app import Broker, ExitCode, Json, Name, app, err, open_farm, out, print_json
-from icefarm.cli.reservations import Duration, Wait, parse_arguments
+from icefarm.cli.reservations import Arguments, Duration, Wait, parse_arguments
 from icefarm.results import Result
 from icefarm_schemas import DEFAULT_DURATION
 
@@ -27,9 +27,7 @@ def evaluate(
         str | None, typer.Option(help="Use the boards of this one instead of reserving some.")
     ] = None,
     behaviour: Annotated[str, typer.Option(help="pulsecount or variance.")] = "pulsecount",
-    argument: Annotated[
-        list[str] | None, typer.Option(help="For the behaviour, as key=value.")
-    ] = None,
+    argument: Arguments = None,
     every_board: Annotated[
         bool, typer.Option("--every-board", help="Each bitstream on each board, not on any one.")
     ] = False,

@@ -1,6 +1,10 @@
 -- What clients ask for. requests.py calls `carry_out`, once for each request; NULL is a refusal, and
 -- then nothing has been done: refusals.py finds out why.
 
+-- A JSON array of strings.
+CREATE OR REPLACE FUNCTION texts(list jsonb) RETURNS text[]
+LANGUAGE sql IMMUTABLE AS $$ SELECT ARRAY(SELECT jsonb_array_elements_text(list)) $$;
+
 -- Reserve, or queue when the request waits and could be served some day; else NULL.
 CREATE OR REPLACE FUNCTION reserve(
     new_id text, in_client text, in_session text, request jsonb
@@ -15,8 +19,7 @@ BEGIN
     w.behaviour := request->>'behaviour';
     w.arguments := request->'arguments';
     w.on_session_end := request->>'on_session_end';
-    w.wanted_devices := CASE WHEN request ? 'devices' THEN
-        ARRAY(SELECT jsonb_array_elements_text(request->'devices')) END;
+    w.wanted_devices := CASE WHEN request ? 'devices' THEN texts(request->'devices') END;
     w.wanted_count := coalesce((request->>'count')::int, cardinality(w.wanted_devices));
     w.wanted_product := request->>'product';
     w.wanted_labels := request->'labels';
@@ -39,10 +42,6 @@ BEGIN
     PERFORM record(w, 'queued', NULL, w.client, NULL, NULL);
     RETURN ARRAY[w.id];
 END $$;
-
--- A JSON array of strings.
-CREATE OR REPLACE FUNCTION texts(list jsonb) RETURNS text[]
-LANGUAGE sql IMMUTABLE AS $$ SELECT ARRAY(SELECT jsonb_array_elements_text(list)) $$;
 
 -- The live reservations that a request selects, locked; NULL when one that is named is not there.
 CREATE OR REPLACE FUNCTION selected(
