@@ -13,6 +13,7 @@ async def connect(url: str, name: str, deliver: Callable[[Delivery], None]) -> M
         name,
         lambda: None,
         deliver,
+        {},
         will=Outgoing(f"floor/{name}/will", b""),
         clean_start=True,
         session_expiry=0,

@@ -11,6 +11,7 @@ from icefarm_broker.errors import (
     NotAuthorisedError,
     PublishRefusedError,
     RequestTimedOutError,
+    StreamLostError,
     TakenOverError,
 )
 from icefarm_broker.happenings import (
@@ -24,6 +25,7 @@ from icefarm_broker.happenings import (
 )
 from icefarm_broker.requester import Requester
 from icefarm_broker.retained import RetainedStates
+from icefarm_broker.stream import Stream
 
 __all__ = [
     "DEFAULT_URL",
@@ -46,6 +48,8 @@ __all__ = [
     "RequestTimedOutError",
     "Requester",
     "RetainedStates",
+    "Stream",
+    "StreamLostError",
     "Synced",
     "TakenOverError",
 ]

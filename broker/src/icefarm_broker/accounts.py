@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import get_args
 
 from icefarm_broker.mosquitto import find_program
 from icefarm_schemas import check_name
@@ -17,16 +18,20 @@ from icefarm_schemas.topics import (
     AgentStateTopic,
     AssignmentTopic,
     AvailabilityTopic,
+    CommandTopic,
     ControlProcessTopic,
     ControlStateTopic,
     DeviceStateTopic,
-    EvaluateTopic,
     EventsTopic,
     RepliesTopic,
     RequestTopic,
     ReservationStateTopic,
     SessionStateTopic,
+    StreamDownTopic,
+    StreamUpTopic,
 )
+
+_COMMANDS = get_args(CommandTopic)
 
 
 class Role(StrEnum):
@@ -77,7 +82,11 @@ def rules(role: Role, name: str, root: str = DEFAULT_ROOT) -> list[tuple[str, st
             ("readwrite", AgentStateTopic.pattern(root, agent=name)),
             ("readwrite", DeviceStateTopic.pattern(root, agent=name)),
             ("read", AssignmentTopic.pattern(root, agent=name)),
-            ("read", EvaluateTopic.pattern(root)),
+            # Whose stream is open, and whether it is still there.
+            ("read", SessionStateTopic.pattern(root)),
+            *(("read", kind.pattern(root)) for kind in _COMMANDS),
+            ("read", StreamUpTopic.pattern(root)),
+            ("write", StreamDownTopic.pattern(root)),
             ("write", EventsTopic.pattern(root)),
         ]
     if role is Role.CLIENT:
@@ -91,7 +100,9 @@ def rules(role: Role, name: str, root: str = DEFAULT_ROOT) -> list[tuple[str, st
             ("write", RequestTopic.pattern(root, client=name)),
             ("read", RepliesTopic.pattern(root, client=name)),
             ("read", EventsTopic.pattern(root, client=name)),
-            ("write", EvaluateTopic.pattern(root, client=name)),
+            *(("write", kind.pattern(root, client=name)) for kind in _COMMANDS),
+            ("write", StreamUpTopic.pattern(root, client=name)),
+            ("read", StreamDownTopic.pattern(root, client=name)),
         ]
     return [("read", f"{root}/#")]
 

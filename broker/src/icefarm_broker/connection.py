@@ -12,7 +12,7 @@ import math
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -102,6 +102,8 @@ class Connection:
         self._syncing: dict[bytes, asyncio.Future[None]] = {}
         self._one_sync = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
+        self._takers: dict[str, Callable[[bytes], None]] = {}
+        self._when_lost: dict[str, Callable[[Exception], None]] = {}
 
     async def __aenter__(self) -> Self:
         """Connect for the first time.
@@ -226,6 +228,30 @@ class Connection:
         if mqtt is self._mqtt:
             self._up.clear()
 
+    def send(self, topic: str, payload: bytes) -> None:
+        """Publish bytes with QoS 0, now or never; `topic` is as `Topic.build` makes it.
+
+        Raises:
+            ConnectionLostError: there is no connection now.
+        """
+        if self._mqtt is None or not self._up.is_set():
+            raise ConnectionLostError("there is no connection to the broker now")
+        self._mqtt.send(topic, payload)
+
+    def take_bytes(
+        self, topic: str, take: Callable[[bytes], None], lost: Callable[[Exception], None]
+    ) -> None:
+        """Call `take` with what comes on a topic with QoS 0, past the consumer of this connection.
+
+        And `lost` when the connection is lost; both until `take_no_more`. It does not subscribe.
+        """
+        self._takers[topic], self._when_lost[topic] = take, lost
+
+    def take_no_more(self, topic: str) -> None:
+        """Undo `take_bytes`."""
+        self._takers.pop(topic, None)
+        self._when_lost.pop(topic, None)
+
     async def subscribe(self, *filters: str) -> None:
         """Subscribe now and at every later connection.
 
@@ -332,6 +358,8 @@ class Connection:
                 await asyncio.wait([mqtt.lost])
                 why = mqtt.why_lost()
                 self._up.clear()
+                for tell in list(self._when_lost.values()):
+                    tell(why)
                 self._happenings.put_nowait(Disconnected(why))
                 if isinstance(why, TakenOverError):
                     raise why
@@ -366,6 +394,7 @@ class Connection:
             self.client_id,
             lambda: self._happenings.put_nowait(Connected()),
             self._deliver,
+            self._takers,
             will=Outgoing(
                 topic=presence.topic.build(self.root),
                 payload=_payload(presence.will),

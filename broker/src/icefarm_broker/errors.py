@@ -35,3 +35,7 @@ class TakenOverError(BrokerError):
 
 class RequestTimedOutError(BrokerError):
     """No reply to a request came in time."""
+
+
+class StreamLostError(BrokerError):
+    """A stream cannot go on: bytes are missing, or its connection was lost."""

@@ -9,7 +9,7 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +117,7 @@ class MqttClient(aiomqtt.Client):
         connected: called when the broker has accepted the connection, before any message: a
             session that outlives connections has some waiting.
         deliver: called in the event loop for each message that comes.
+        deliver_bytes: called instead with the payloads of topics for which it has something.
         receive_maximum: how many deliveries may wait for their acknowledgement; the broker holds
             back the rest (MQTT 5, 3.1.2.11.3).
         session_expiry: seconds for which the broker keeps the session after a loss.
@@ -128,6 +129,7 @@ class MqttClient(aiomqtt.Client):
         client_id: str,
         connected: Callable[[], None],
         deliver: Callable[[Delivery], None],
+        deliver_bytes: Mapping[str, Callable[[bytes], None]],
         *,
         will: Outgoing,
         clean_start: bool,
@@ -158,6 +160,7 @@ class MqttClient(aiomqtt.Client):
         self._thread = threading.get_ident()
         self._when_connected = connected
         self._deliver = deliver
+        self._deliver_bytes = deliver_bytes
         self._client.manual_ack_set(True)
         self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
 
@@ -239,6 +242,16 @@ class MqttClient(aiomqtt.Client):
             raise PublishRefusedError(
                 f"the broker refused {len(message.payload):,} bytes on {message.topic}: {code}"
             )
+
+    def send(self, topic: str, payload: bytes) -> None:
+        """Publish with QoS 0, at once and without an answer.
+
+        Raises:
+            ConnectionLostError: there is no connection any more.
+        """
+        info = self._client.publish(topic, payload, 0)
+        if info.rc != paho.MQTT_ERR_SUCCESS:
+            raise ConnectionLostError(paho.error_string(info.rc))
 
     async def subscribe_to(self, filters: Sequence[str]) -> None:
         """Subscribe with QoS 1; messages that match several filters may come several times.
@@ -339,6 +352,10 @@ class MqttClient(aiomqtt.Client):
             super()._on_socket_register_write(client, userdata, sock)
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        take = self._deliver_bytes.get(message.topic)
+        if take is not None and message.qos == 0:
+            take(bytes(message.payload))
+            return
         properties = message.properties
         self._deliver(
             Delivery(

@@ -20,6 +20,7 @@ from icefarm.errors import (
     FarmUnreachableError,
     InternalFarmError,
     InvalidBitstreamError,
+    InvalidFirmwareError,
     InvalidRequestError,
     LimitExceededError,
     MeasurementFailedError,
@@ -28,7 +29,9 @@ from icefarm.errors import (
     NoSuchReservationError,
     NotAvailableError,
     NotHolderError,
+    NotSupportedError,
     ReservationEndedError,
+    StreamLostError,
     TimedOutError,
 )
 from icefarm.results import Result
@@ -47,6 +50,7 @@ __all__ = [
     "FarmUnreachableError",
     "InternalFarmError",
     "InvalidBitstreamError",
+    "InvalidFirmwareError",
     "InvalidRequestError",
     "LimitExceededError",
     "MeasurementFailedError",
@@ -55,8 +59,10 @@ __all__ = [
     "NoSuchReservationError",
     "NotAvailableError",
     "NotHolderError",
+    "NotSupportedError",
     "Reservation",
     "ReservationEndedError",
     "Result",
+    "StreamLostError",
     "TimedOutError",
 ]

@@ -80,6 +80,18 @@ class BoardLostError(FarmError, code=ErrorCode.DEVICE_LOST):
     """The board went away or broke while it was held."""
 
 
+class NotSupportedError(FarmError, code=ErrorCode.NOT_SUPPORTED):
+    """What the board does now has no such command; change its behaviour first."""
+
+
+class InvalidFirmwareError(FarmError, code=ErrorCode.INVALID_FIRMWARE):
+    """The file is no UF2, is damaged, or is for another chip."""
+
+
+class StreamLostError(FarmError, code=ErrorCode.STREAM_LOST):
+    """A stream of a board was cut; opening it again is safe."""
+
+
 class ControlOfflineError(FarmError, code=ErrorCode.CONTROL_OFFLINE):
     """Nobody answers requests: the control process is not running."""
 

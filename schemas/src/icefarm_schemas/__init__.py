@@ -7,6 +7,7 @@ each with the message it carries.
 from icefarm_schemas.errors import Error, ErrorCode
 from icefarm_schemas.events import (
     AgentStopping,
+    CommandFinished,
     CommandRefused,
     DeviceFailed,
     DeviceReady,
@@ -17,6 +18,8 @@ from icefarm_schemas.events import (
     Measurement,
     ReservationEnded,
     ReservationExpiring,
+    StreamClosed,
+    StreamOpened,
 )
 from icefarm_schemas.history import (
     HistoryRequest,
@@ -63,6 +66,16 @@ from icefarm_schemas.states import (
     ReservationStatus,
     SessionState,
 )
+from icefarm_schemas.streams import (
+    CloseStream,
+    Frame,
+    FrameError,
+    OpenStream,
+    ResetDevices,
+    UsbDescription,
+    UsbInterface,
+    stream_tag,
+)
 
 __all__ = [
     "CONTENT_TYPE",
@@ -77,6 +90,8 @@ __all__ = [
     "Assignment",
     "Availability",
     "ChangeRequest",
+    "CloseStream",
+    "CommandFinished",
     "CommandRefused",
     "ControlProcessState",
     "ControlState",
@@ -93,12 +108,15 @@ __all__ = [
     "Event",
     "ExtendRequest",
     "FailureReason",
+    "Frame",
+    "FrameError",
     "HeldDevice",
     "HistoryRequest",
     "Measurement",
     "Message",
     "Name",
     "OnSessionEnd",
+    "OpenStream",
     "Operation",
     "Presence",
     "ReleaseRequest",
@@ -108,13 +126,19 @@ __all__ = [
     "ReservationState",
     "ReservationStatus",
     "ReserveRequest",
+    "ResetDevices",
     "SessionState",
+    "StreamClosed",
+    "StreamOpened",
     "TakeOverRequest",
     "Transition",
     "Usage",
     "UsageRequest",
+    "UsbDescription",
+    "UsbInterface",
     "Used",
     "What",
     "check_name",
+    "stream_tag",
     "utc_now",
 ]

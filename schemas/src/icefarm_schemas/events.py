@@ -9,6 +9,7 @@ from icefarm_schemas.errors import Error
 from icefarm_schemas.message import Message, UtcTime
 from icefarm_schemas.names import Name
 from icefarm_schemas.states import EndReason
+from icefarm_schemas.streams import UsbDescription
 
 
 class Measurement(Message):
@@ -57,6 +58,41 @@ class CommandRefused(Message):
     id: Name
     agent: Name
     error: Error
+
+
+class CommandFinished(Message):
+    """A command to one device is done, or failed; `seconds` is how long it took."""
+
+    event: Literal["command_finished"] = "command_finished"
+    reservation: Name
+    command: Name
+    id: Name
+    agent: Name
+    device: Name
+    error: Error | None = None
+    seconds: float = Field(ge=0)
+
+
+class StreamOpened(Message):
+    """The bytes of a device flow; `usb` is there where they are those of USB/IP."""
+
+    event: Literal["stream_opened"] = "stream_opened"
+    reservation: Name
+    stream: Name
+    agent: Name
+    device: Name
+    usb: UsbDescription | None = None
+
+
+class StreamClosed(Message):
+    """A stream is over, or could not be opened; without an error, its device ended it."""
+
+    event: Literal["stream_closed"] = "stream_closed"
+    reservation: Name
+    stream: Name
+    agent: Name
+    device: Name
+    error: Error | None = None
 
 
 class DeviceReady(Message):
@@ -129,6 +165,9 @@ class ReservationEnded(Message):
 Event = Annotated[
     EvaluationFinished
     | CommandRefused
+    | CommandFinished
+    | StreamOpened
+    | StreamClosed
     | DeviceReady
     | DeviceUnbound
     | DeviceFailed

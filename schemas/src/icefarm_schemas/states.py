@@ -94,7 +94,11 @@ class DeviceStatus(StrEnum):
 
 
 class DeviceState(Message):
-    """`agents/{agent}/devices/{device}/state`: what the agent reports."""
+    """`agents/{agent}/devices/{device}/state`: what the agent reports.
+
+    `in_use` says whether a stream of the holder's is open. `repairs` counts how often the agent
+    found the device in another state than it should be in, and brought it back, since it started.
+    """
 
     status: DeviceStatus
     product: str
@@ -102,6 +106,8 @@ class DeviceState(Message):
     labels: dict[Name, str] = Field(default_factory=dict)
     behaviour: Name | None = None
     reservation: Name | None = None
+    in_use: bool = False
+    repairs: int = 0
     detail: str | None = None
     since: UtcTime
 

@@ -24,6 +24,7 @@ from icefarm_schemas.states import (
     ReservationState,
     SessionState,
 )
+from icefarm_schemas.streams import CloseStream, OpenStream, ResetDevices
 
 DEFAULT_ROOT = "icefarm/v1"
 
@@ -261,6 +262,102 @@ class EvaluateTopic(
     session: str
     evaluation: str
 
+
+@dataclass(frozen=True)
+class FlashTopic(
+    Topic,
+    template="reservations/{reservation}/commands/{client}/{session}/flash/{command}",
+    carries=bytes,
+    retained=False,
+):
+    """A firmware of the holder's own; the payload is the UF2 file itself.
+
+    Like a bitstream, it is for every device of the reservation or for those that are named.
+    """
+
+    reservation: str
+    client: str
+    session: str
+    command: str
+
+
+@dataclass(frozen=True)
+class ResetTopic(
+    Topic,
+    template="reservations/{reservation}/commands/{client}/{session}/reset/{command}",
+    carries=ResetDevices,
+    retained=False,
+):
+    """Start devices anew in what they do."""
+
+    reservation: str
+    client: str
+    session: str
+    command: str
+
+
+@dataclass(frozen=True)
+class OpenTopic(
+    Topic,
+    template="reservations/{reservation}/commands/{client}/{session}/open/{stream}",
+    carries=OpenStream,
+    retained=False,
+):
+    """Open a stream; its id is eight hexadecimal digits that the client draws."""
+
+    reservation: str
+    client: str
+    session: str
+    stream: str
+
+
+@dataclass(frozen=True)
+class CloseTopic(
+    Topic,
+    template="reservations/{reservation}/commands/{client}/{session}/close/{stream}",
+    carries=CloseStream,
+    retained=False,
+):
+    """Close a stream."""
+
+    reservation: str
+    client: str
+    session: str
+    stream: str
+
+
+@dataclass(frozen=True)
+class StreamUpTopic(
+    Topic,
+    template="reservations/{reservation}/streams/{device}/{client}/{session}/up",
+    carries=bytes,
+    retained=False,
+):
+    """Frames of a stream to a device, written by its holder with QoS 0."""
+
+    reservation: str
+    device: str
+    client: str
+    session: str
+
+
+@dataclass(frozen=True)
+class StreamDownTopic(
+    Topic,
+    template="reservations/{reservation}/streams/{device}/{client}/{session}/down",
+    carries=bytes,
+    retained=False,
+):
+    """Frames of a stream from a device, written by its agent with QoS 0."""
+
+    reservation: str
+    device: str
+    client: str
+    session: str
+
+
+CommandTopic = EvaluateTopic | FlashTopic | ResetTopic | OpenTopic | CloseTopic
+"""What a holder says to the devices of a reservation."""
 
 DEVICE_PROPERTY = "device"
 """The user property that names a command's target device; repeated for several."""
