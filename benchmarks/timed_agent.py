@@ -8,12 +8,12 @@ import sys
 
 from icefarm_agent.agent import Agent
 from icefarm_agent.behaviours import installed_behaviours
-from icefarm_agent.board import BoardError
+from icefarm_agent.board import BoardError, BoardWithoutUsb
 from icefarm_broker import BrokerAddress
 from icefarm_broker.service import log_as, run_service
 
 
-class RemoteBoard:
+class RemoteBoard(BoardWithoutUsb):
     """A board that is given its firmwares over a socket."""
 
     product = "timed"
@@ -31,6 +31,10 @@ class RemoteBoard:
             raise BoardError("it has no firmware yet, and so no console")
         return self._console
 
+    def has_firmware(self, firmware: str) -> bool:
+        """Whatever is asked for is given."""
+        return True
+
     async def install(self, firmware: str) -> None:
         """Ask for it; the one before has ended when its console was closed."""
         reader, writer = await asyncio.open_unix_connection(self._socket)
@@ -46,7 +50,10 @@ class RemoteBoard:
 async def main(url: str, name: str, count: int, socket: str) -> None:
     """Offer the boards to the farm until stopped."""
     boards = [RemoteBoard(f"{name}-{number}", socket) for number in range(count)]
-    await Agent(name, BrokerAddress.parse(url), boards, installed_behaviours()).run()
+    agent = Agent(name, BrokerAddress.parse(url), installed_behaviours())
+    for board in boards:
+        agent.add(board)
+    await agent.run()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
+from support.waiting import until_async
 
 from icefarm_broker import (
     BrokerAddress,
@@ -67,7 +68,9 @@ async def both_sides(url: str) -> AsyncIterator[tuple[Side, Side]]:
         for connection, sends, receives in ((one, UP, DOWN), (other, DOWN, UP)):
             inner, end = socket.socketpair()
             end.setblocking(False)
-            stream = Stream(connection, ID, sends, receives, inner.detach())
+            stream = Stream(
+                connection, ID, sends, receives, inner.detach(), speaks_first=connection is one
+            )
             running = asyncio.create_task(stream.run())
             sides.append(Side(connection, stream, end, running))
         yield sides[0], sides[1]
@@ -83,6 +86,13 @@ async def receive(end: socket.socket, count: int) -> bytes:
         while len(data) < count:
             data += await loop.sock_recv(end, count - len(data))
     return bytes(data)
+
+
+async def first_frame(side: Side) -> None:
+    async def came() -> bool:
+        return side.stream._frames_received > 0
+
+    await until_async(came, "the first frame")
 
 
 async def test_bytes_come_whole_and_in_order_both_ways(mosquitto: Mosquitto) -> None:
@@ -115,6 +125,28 @@ async def test_a_receiver_that_does_not_read_holds_back_the_sender(mosquitto: Mo
         await sending
 
 
+async def test_nothing_is_sent_to_a_client_that_is_not_ready_yet(mosquitto: Mosquitto) -> None:
+    inner, end = socket.socketpair()
+    with end:
+        end.sendall(b"before anybody listens")
+        async with (
+            connected(mosquitto.url, "client", DOWN.build()) as one,
+            connected(mosquitto.url, "agent", UP.build()) as other,
+        ):
+            agent = Stream(other, ID, DOWN, UP, inner.detach(), speaks_first=False)
+            running = asyncio.create_task(agent.run())
+            # A client that opens late: its subscription is there, its stream is not.
+            await asyncio.sleep(0.2)
+            mine, local = socket.socketpair()
+            local.setblocking(False)
+            client = asyncio.create_task(Stream(one, ID, UP, DOWN, mine.detach()).run())
+            assert await receive(local, 22) == b"before anybody listens"
+            for task in (running, client):
+                task.cancel()
+            await asyncio.gather(running, client, return_exceptions=True)
+            local.close()
+
+
 async def test_the_end_of_one_side_ends_its_run(mosquitto: Mosquitto) -> None:
     async with both_sides(mosquitto.url) as (client, agent):
         client.end.sendall(b"last words")
@@ -126,8 +158,8 @@ async def test_the_end_of_one_side_ends_its_run(mosquitto: Mosquitto) -> None:
 
 async def test_a_lost_frame_ends_the_stream_with_an_error(mosquitto: Mosquitto) -> None:
     async with both_sides(mosquitto.url) as (client, agent):
-        client.connection.send(UP.build(), Frame(stream_tag(ID), 1, 0, b"second").pack())
-        with pytest.raises(StreamLostError, match="frame 1 came instead of 0"):
+        client.connection.send(UP.build(), Frame(stream_tag(ID), 7, 0, b"eighth").pack())
+        with pytest.raises(StreamLostError, match="frame 7 came instead of"):
             async with asyncio.timeout(10):
                 await agent.running
         assert agent.end.recv(10) == b""
@@ -138,13 +170,14 @@ async def test_a_lost_frame_ends_the_stream_with_an_error(mosquitto: Mosquitto) 
     [
         (b"short", "a frame has 16 to"),
         (b"x" * (16 + MAX_DATA + 1), "a frame has 16 to"),
-        (Frame(stream_tag(ID), 0, 1, b"").pack(), "credit"),
+        (Frame(stream_tag(ID), 1, 1, b"").pack(), "credit"),
     ],
 )
 async def test_what_is_no_frame_ends_the_stream(
     mosquitto: Mosquitto, payload: bytes, why: str
 ) -> None:
     async with both_sides(mosquitto.url) as (client, agent):
+        await first_frame(agent)
         client.connection.send(UP.build(), payload)
         with pytest.raises(StreamLostError, match=why):
             async with asyncio.timeout(10):
@@ -153,7 +186,8 @@ async def test_what_is_no_frame_ends_the_stream(
 
 async def test_a_sender_that_ignores_its_credit_is_cut_off(mosquitto: Mosquitto) -> None:
     async with both_sides(mosquitto.url) as (client, agent):
-        for number in range(40):  # Nobody reads at the agent's end.
+        await first_frame(agent)
+        for number in range(1, 40):  # Nobody reads at the agent's end.
             frame = Frame(stream_tag(ID), number, 0, bytes(MAX_DATA))
             client.connection.send(UP.build(), frame.pack())
         with pytest.raises(StreamLostError, match="credit"):

@@ -5,13 +5,13 @@ import os
 import tty
 from collections.abc import Awaitable, Callable
 
-from icefarm_agent.board import BoardError
+from icefarm_agent.board import BoardError, BoardWithoutUsb
 from icefarm_agent.console import open_streams
 
 Firmware = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-class ScriptedBoard:
+class ScriptedBoard(BoardWithoutUsb):
     """Runs the test's firmwares; `installed` lists what was asked for, in order."""
 
     product = "scripted"
@@ -27,6 +27,9 @@ class ScriptedBoard:
     @property
     def console(self) -> str:
         return self._console
+
+    def has_firmware(self, firmware: str) -> bool:
+        return True
 
     async def install(self, firmware: str) -> None:
         await self.close()

@@ -1,7 +1,7 @@
 """A device's life, on a board that does what the test says."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from support.waiting import until_async
 from icefarm_agent.behaviours import installed_behaviours
 from icefarm_agent.device import NEXT, Device, left_of
 from icefarm_agent.evaluations import MOST_WAITING, Evaluation
+from icefarm_agent.streams import DeviceStream
 from icefarm_schemas import (
     Assignment,
     DeviceState,
@@ -62,7 +63,12 @@ class Life:
             installed_behaviours(),
             self.states.append,
             self.outbox,  # type: ignore[arg-type]
+            self._no_stream,
         )
+
+    def _no_stream(self, changed: Callable[[], None]) -> DeviceStream:
+        nowhere: Any = None
+        return DeviceStream(nowhere, nowhere, "pi", nowhere, changed)
 
     @property
     def statuses(self) -> list[DeviceStatus]:
@@ -190,7 +196,7 @@ async def test_what_is_being_measured_is_measured_again_after_a_change() -> None
 
 async def _is_empty(device: Device) -> bool:
     """Whether what was queued has been taken to the board."""
-    return not device._queue._waiting
+    return device._work is not None and not device._work.evaluations._waiting
 
 
 async def test_what_waits_at_the_end_of_a_reservation_is_answered() -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from icefarm_agent.behaviours import ArgumentsError, MeasurementError, installed_behaviours
 from icefarm_agent.behaviours.pulsecount import PulseCount
+from icefarm_agent.behaviours.serial import Serial
+from icefarm_agent.behaviours.usbip import UsbIp
 from icefarm_agent.behaviours.variance import Variance
 from icefarm_agent.board import BoardError
 from icefarm_schemas import ErrorCode, Measurement
@@ -16,9 +18,11 @@ BITSTREAM = bytes(104_090)
 
 
 async def measure(kind: type[PulseCount] | type[Variance], firmware: Firmware) -> Measurement:
+    assert kind.firmware is not None
     board = ScriptedBoard({kind.firmware: firmware})
     behaviour = kind(board, {})
     try:
+        await board.install(kind.firmware)
         await behaviour.start()
         return await behaviour.evaluate(BITSTREAM)
     finally:
@@ -41,6 +45,7 @@ async def test_the_waveform_comes_when_it_is_asked_for() -> None:
     line = f"samples: {','.join(['7'] * 500)}\n".encode()
     board = ScriptedBoard({"variance": answering(line)})
     behaviour = Variance(board, {"waveform": True})
+    await board.install("variance")
     await behaviour.start()
     measured = await behaviour.evaluate(BITSTREAM)
     await behaviour.stop()
@@ -103,6 +108,7 @@ async def test_a_board_that_never_asks_for_a_bitstream_does_not_start() -> None:
 async def test_a_bitstream_of_the_wrong_size_is_not_sent(bitstream: bytes, words: str) -> None:
     board = ScriptedBoard({"pulsecount": answering(b"pulses: 5\n")})
     behaviour = PulseCount(board, {})
+    await board.install("pulsecount")
     await behaviour.start()
     with pytest.raises(MeasurementError, match=words) as caught:
         await behaviour.evaluate(bitstream)
@@ -127,4 +133,5 @@ def test_arguments_of_another_behaviour_are_refused(kind: Any, arguments: dict[s
 
 
 def test_behaviours_are_found_by_entry_point() -> None:
-    assert installed_behaviours() == {"pulsecount": PulseCount, "variance": Variance}
+    ours = {"pulsecount": PulseCount, "serial": Serial, "usbip": UsbIp, "variance": Variance}
+    assert installed_behaviours() == ours

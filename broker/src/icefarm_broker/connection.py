@@ -13,6 +13,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -227,6 +228,11 @@ class Connection:
         await asyncio.wait([mqtt.lost])
         if mqtt is self._mqtt:
             self._up.clear()
+
+    async def introduce_as(self, birth: Message) -> None:
+        """Say something else of this part from now on than its first birth did."""
+        self._presence = replace(self._presence, birth=birth)
+        await self.publish(self._presence.topic, birth, retain=True)
 
     def send(self, topic: str, payload: bytes) -> None:
         """Publish bytes with QoS 0, now or never; `topic` is as `Topic.build` makes it.

@@ -40,6 +40,12 @@ def pack(
     return _variable_length(len(packed)) + packed
 
 
+def publish_packet(topic: str, payload: bytes) -> bytes:
+    """A whole PUBLISH with QoS 0 and no properties (MQTT 5, 3.3)."""
+    head = _counted(topic.encode()) + b"\0"
+    return b"\x30" + _variable_length(len(head) + len(payload)) + head + payload
+
+
 def _counted(data: bytes) -> bytes:
     """Binary data or a string as MQTT writes it: behind its length (MQTT 5, 1.5.4 and 1.5.6)."""
     return len(data).to_bytes(2, "big") + data

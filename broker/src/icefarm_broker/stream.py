@@ -27,16 +27,26 @@ class Stream:
             before the other side may send.
         fd: a socket, a tty, or a pseudo-terminal's master; it is the stream's from now on, and
             closed with it.
+        speaks_first: the side that opens a stream does, with an empty frame, when it is ready to
+            receive; the other one sends nothing before.
     """
 
     def __init__(
-        self, connection: Connection, stream: str, sends: Topic, receives: Topic, fd: int
+        self,
+        connection: Connection,
+        stream: str,
+        sends: Topic,
+        receives: Topic,
+        fd: int,
+        *,
+        speaks_first: bool = True,
     ) -> None:
         self._connection = connection
         self._tag = stream_tag(stream)
         self._sends = sends.build(connection.root)
         self._receives = receives.build(connection.root)
         self._fd = fd
+        self._speaks_first = speaks_first
         os.set_blocking(fd, False)
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = self._loop.create_future()
@@ -55,7 +65,9 @@ class Stream:
             StreamLostError: frames are missing, or the connection was lost.
         """
         try:
-            self._read_while_there_is_credit()
+            if self._speaks_first:
+                self._send(b"")
+                self._read_while_there_is_credit()
             await self._over
         finally:
             self.close()
@@ -139,12 +151,14 @@ class Stream:
             return
         self._frames_received += 1
         self._received += len(frame.data)
-        if self._received - self._consumed > WINDOW or frame.consumed > self._sent:
+        if (
+            self._received - self._consumed > WINDOW
+            or not self._credited <= frame.consumed <= self._sent
+        ):
             self._end(StreamLostError("the other side does not keep to the credit it was given"))
             return
-        if frame.consumed > self._credited:
-            self._credited = frame.consumed
-            self._read_while_there_is_credit()
+        self._credited = frame.consumed
+        self._read_while_there_is_credit()
         if frame.data:
             self._write(frame.data)
 

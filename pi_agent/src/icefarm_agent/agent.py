@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
+from typing import get_args
 
 from icefarm_agent.behaviours import Behaviour
 from icefarm_agent.board import Board
 from icefarm_agent.device import Device
-from icefarm_agent.evaluations import Evaluation
+from icefarm_agent.dispatch import Dispatch
 from icefarm_agent.outbox import Outbox
+from icefarm_agent.streams import DeviceStream, Subscriptions
 from icefarm_broker import (
     BrokerAddress,
     Connected,
@@ -28,18 +30,15 @@ from icefarm_schemas import (
     AgentState,
     AgentStopping,
     Assignment,
-    CommandRefused,
-    Error,
-    ErrorCode,
     Presence,
 )
 from icefarm_schemas.topics import (
-    DEVICE_PROPERTY,
     AgentStateTopic,
     AssignmentTopic,
+    CommandTopic,
     DeviceStateTopic,
-    EvaluateTopic,
     EventsTopic,
+    SessionStateTopic,
 )
 
 _SESSION_EXPIRY = 300
@@ -51,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class Agent:
-    """Runs its boards until it is cancelled.
+    """Runs boards, which may come and go, until it is cancelled.
 
     `name` is its name in topics, and at the broker; `labels` are those of all its boards.
     """
@@ -60,24 +59,23 @@ class Agent:
         self,
         name: str,
         address: BrokerAddress,
-        boards: Sequence[Board],
         behaviours: Mapping[str, type[Behaviour]],
         labels: Mapping[str, str] | None = None,
     ) -> None:
         self._name = name
-        online = AgentState(
+        self._behaviours, self._labels = behaviours, labels
+        self._state = AgentState(
             status=Presence.ONLINE,
             contract=CONTRACT_VERSION,
             version=version("icefarm-agent"),
             boot_id=secrets.token_hex(4),
             behaviours=tuple(behaviours),
-            devices=len(boards),
         )
         offline = AgentState(status=Presence.OFFLINE)
         self._connection = Connection(
             address,
             f"agent-{name}",
-            PresenceMessages(AgentStateTopic(name), online, offline, farewell=offline),
+            PresenceMessages(AgentStateTopic(name), self._state, offline, farewell=offline),
             subscriptions=[AssignmentTopic.pattern(address.root, agent=name)],
             snapshots=[DeviceStateTopic.pattern(address.root, agent=name)],
             session_expiry=_SESSION_EXPIRY,
@@ -85,20 +83,59 @@ class Agent:
         )
         self._states = RetainedStates(self._connection, DeviceStateTopic)
         self._outbox = Outbox(self._connection)
-        self._devices = {
-            board.name: Device(
-                name,
-                board,
-                behaviours,
-                partial(self._states.hold, DeviceStateTopic(name, board.name)),
-                self._outbox,
-                labels,
-            )
-            for board in boards
-        }
+        self._subscriptions = Subscriptions(self._connection)
+        self._devices: dict[str, Device] = {}
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._counted = asyncio.Event()
+        self._dispatch = Dispatch(name, self._devices, self._outbox)
+        self._assignments: dict[str, Assignment] = {}
         self._served: set[str] = set()
         # Commands that queued while the agent was away come before its assignments do.
         self._early: list[Received] | None = None
+
+    def add(self, board: Board) -> None:
+        """Offer a board, before the agent runs or while it does."""
+        if board.name in self._devices:
+            log.error("a second board %s is left alone; names must be unique here", board.name)
+            return
+        device = Device(
+            self._name,
+            board,
+            self._behaviours,
+            partial(self._states.hold, DeviceStateTopic(self._name, board.name)),
+            self._outbox,
+            partial(DeviceStream, self._connection, self._subscriptions, self._name, self._outbox),
+            self._labels,
+        )
+        if (assignment := self._assignments.get(board.name)) is not None:
+            device.assign(assignment, retained=True)
+        self._devices[board.name] = device
+        self._counted.set()
+        if self._tasks is not None:
+            self._start(device)
+
+    def remove(self, board: Board) -> None:
+        """Forget a board that is gone."""
+        device = self._devices.pop(board.name, None)
+        if device is not None:
+            self._counted.set()
+            self._lives[board.name].cancel()
+
+    def _start(self, device: Device) -> None:
+        assert self._tasks is not None  # It runs.
+        before = self._lives.get(device.name)
+        self._lives[device.name] = self._tasks.create_task(self._live(device, before))
+
+    async def _live(self, device: Device, before: asyncio.Task[None] | None) -> None:
+        """Run a device, when an earlier one of the same name has let go of its board."""
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            await device.run()
+        finally:
+            if self._devices.get(device.name) is not device:
+                self._states.remove(DeviceStateTopic(self._name, device.name))
 
     async def run(self) -> None:
         """Work for ever.
@@ -109,13 +146,22 @@ class Agent:
         async with self._connection:
             try:
                 async with asyncio.TaskGroup() as tasks:
+                    self._tasks = tasks
                     tasks.create_task(self._listen())
                     tasks.create_task(self._states.run())
                     tasks.create_task(self._outbox.run())
+                    tasks.create_task(self._tell_count())
                     for device in self._devices.values():
-                        tasks.create_task(device.run())
+                        self._start(device)
             finally:
                 await self._tell_holders()
+
+    async def _tell_count(self) -> None:
+        while True:
+            await self._counted.wait()
+            self._counted.clear()
+            state = self._state.model_copy(update={"devices": len(self._devices)})
+            await self._connection.introduce_as(state)
 
     async def _tell_holders(self) -> None:
         """Whose boards stop with this agent; if it does not come back, control takes them away."""
@@ -157,77 +203,50 @@ class Agent:
                     # have forgotten it. Control sees what the devices serve, and says so.
                     early, self._early = self._early or [], None
                     for command in early:
-                        await self._evaluate(command)
-                case Received(EvaluateTopic()) if self._early is not None:
-                    self._early.append(happening)
-                case Received(EvaluateTopic()):
-                    await self._evaluate(happening)
+                        await self._dispatch.take(command)
+                case Received(topic) if isinstance(topic, CommandTopic):
+                    if self._early is None:
+                        await self._dispatch.take(happening)
+                    else:
+                        self._early.append(happening)
+                case Received(SessionStateTopic(client, session), state):
+                    if state is None or state.status is Presence.OFFLINE:
+                        self._end_streams_of(client, session)
                 case Invalid(_, why, delivery):
                     log.warning("ignored a message on %s: %s", delivery.topic, why)
 
     async def _assign(self, name: str, assignment: Assignment | None, retained: bool) -> None:
-        device = self._devices.get(name)
-        if device is None:
-            if assignment is not None:
-                log.warning("control assigned %s, which is not here", name)
-            return
-        if assignment is not None:
+        if assignment is None:
+            self._assignments.pop(name, None)
+        else:
+            self._assignments[name] = assignment
             # Before the device says that it is ready, so that no command is missed.
             await self._serve(assignment.reservation)
-        device.assign(assignment, retained=retained)
+        device = self._devices.get(name)
+        if device is not None:
+            device.assign(assignment, retained=retained)
+        elif assignment is not None:
+            log.warning("control assigned %s, which is not here now", name)
         await self._serve_no_longer()
 
     async def _serve(self, reservation: str) -> None:
         if reservation not in self._served:
             self._served.add(reservation)
-            await self._connection.subscribe(self._commands(reservation))
+            await self._connection.subscribe(*self._commands(reservation))
 
     async def _serve_no_longer(self) -> None:
         """Stop listening to reservations that no device is assigned to: this is the fencing."""
-        assigned = {d.assignment.reservation for d in self._devices.values() if d.assignment}
+        assigned = {assignment.reservation for assignment in self._assignments.values()}
         for reservation in self._served - assigned:
             self._served.discard(reservation)
-            await self._connection.unsubscribe(self._commands(reservation))
+            await self._connection.unsubscribe(*self._commands(reservation))
 
-    def _commands(self, reservation: str) -> str:
-        return EvaluateTopic.pattern(self._connection.root, reservation=reservation)
+    def _commands(self, reservation: str) -> list[str]:
+        root = self._connection.root
+        return [kind.pattern(root, reservation=reservation) for kind in get_args(CommandTopic)]
 
-    async def _evaluate(self, command: Received) -> None:
-        topic, bitstream = command.topic, command.message
-        assert isinstance(topic, EvaluateTopic)
-        named = {value for key, value in command.delivery.user_properties if key == DEVICE_PROPERTY}
-        devices = [
-            (device, device.assignment)
-            for device in self._devices.values()
-            if device.assignment and device.assignment.reservation == topic.reservation
-        ]
-        if not devices:
-            await self._refuse(
-                topic,
-                ErrorCode.RESERVATION_ENDED,
-                f"the reservation {topic.reservation!r} is over, or has no board here",
-            )
-            return
-        if any(assignment.client != topic.client for _, assignment in devices):
-            await self._refuse(
-                topic,
-                ErrorCode.NOT_HOLDER,
-                f"the reservation {topic.reservation!r} is held by somebody else, not by "
-                f"{topic.client!r}",
-            )
-            return
-        evaluation = Evaluation(topic.evaluation, bitstream, topic.client, topic.session)
-        for device, _ in devices:
-            if not named or device.name in named:
-                await device.evaluate(evaluation)
-
-    async def _refuse(self, topic: EvaluateTopic, code: ErrorCode, message: str) -> None:
-        log.info("refused %s: %s", topic.build(self._connection.root), message)
-        event = CommandRefused(
-            reservation=topic.reservation,
-            command="evaluate",
-            id=topic.evaluation,
-            agent=self._name,
-            error=Error(code=code, message=message),
-        )
-        await self._outbox.put(topic.client, topic.session, event)
+    def _end_streams_of(self, client: str, session: str) -> None:
+        """A session is gone: what it had open is free for whoever has the reservation next."""
+        why = f"the session {session!r} of {client!r}, which had it open, is gone"
+        for device in self._devices.values():
+            device.end_stream_of(client, session, why)

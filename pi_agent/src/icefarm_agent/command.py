@@ -51,12 +51,15 @@ def run(
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    async def agent() -> None:
+    async def main() -> None:
         async with virtual_boards(agent_name, virtual_boards_count, virtual_speed) as boards:
-            await Agent(agent_name, address, boards, installed_behaviours(), labels).run()
+            agent = Agent(agent_name, address, installed_behaviours(), labels)
+            for board in boards:
+                agent.add(board)
+            await agent.run()
 
     try:
-        sys.exit(run_service(agent))
+        sys.exit(run_service(main))
     except ToolsMissing as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -38,8 +38,9 @@ class Console:
         except OSError as error:
             raise BoardError(f"cannot open its console {self._path}: {error.strerror}") from error
         try:
-            # Else the tty would echo what the board prints, and change bytes of a bitstream.
-            tty.setraw(fd)
+            # Else the tty would echo what the board prints, and change bytes of a bitstream. What
+            # the board has said already, perhaps once only, is kept.
+            tty.setraw(fd, termios.TCSANOW)
             self._reader, self._writer = await open_streams(fd)
         except (OSError, termios.error) as error:
             with suppress(OSError):

@@ -7,19 +7,24 @@ matter how many came and went while it was busy.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
-from icefarm_agent.behaviours import ArgumentsError, Behaviour, MeasurementError
+from icefarm_agent.behaviours import ArgumentsError, Behaviour
 from icefarm_agent.board import (
     DEFAULT_FIRMWARE,
     DEFAULT_FIRMWARE_GREETING,
     Board,
     BoardError,
+    FirmwareError,
 )
+from icefarm_agent.commands import Command
 from icefarm_agent.console import Console
-from icefarm_agent.evaluations import Evaluation, EvaluationQueue
+from icefarm_agent.evaluations import Evaluation
 from icefarm_agent.outbox import Outbox
+from icefarm_agent.serving import Serving
+from icefarm_agent.streams import DeviceStream, StreamCutError, StreamRequest
+from icefarm_agent.work import Work
 from icefarm_schemas import (
     Assignment,
     DeviceReady,
@@ -28,8 +33,6 @@ from icefarm_schemas import (
     DeviceUnbound,
     Error,
     ErrorCode,
-    EvaluationFinished,
-    Measurement,
     utc_now,
 )
 
@@ -38,7 +41,8 @@ log = logging.getLogger(__name__)
 NEXT: Mapping[DeviceStatus | None, frozenset[DeviceStatus]] = {
     None: frozenset({DeviceStatus.PREPARING}),
     DeviceStatus.PREPARING: frozenset({DeviceStatus.AVAILABLE, DeviceStatus.BROKEN}),
-    DeviceStatus.AVAILABLE: frozenset({DeviceStatus.STARTING}),
+    # Back to preparing: the board was found in another state than it was left in.
+    DeviceStatus.AVAILABLE: frozenset({DeviceStatus.STARTING, DeviceStatus.PREPARING}),
     DeviceStatus.STARTING: frozenset({DeviceStatus.READY, DeviceStatus.BROKEN}),
     # From ready to starting: its holder changes what it does.
     DeviceStatus.READY: frozenset(
@@ -61,7 +65,8 @@ class Device:
         behaviours: what it can be assigned to do, by name.
         report: called with each new state.
         outbox: takes the results.
-        labels: by which it may be chosen.
+        stream: makes its stream, given what to call when that is opened or ends.
+        labels: by which it may be chosen, besides the board's own.
     """
 
     def __init__(
@@ -71,21 +76,28 @@ class Device:
         behaviours: Mapping[str, type[Behaviour]],
         report: Callable[[DeviceState], None],
         outbox: Outbox,
+        stream: Callable[[Callable[[], None]], DeviceStream],
         labels: Mapping[str, str] | None = None,
     ) -> None:
         self.name = board.name
         self._agent = agent
         self._board = board
-        self._behaviours = behaviours
+        self._behaviours = {n: kind for n, kind in behaviours.items() if kind.suits(board)}
         self._report = report
         self._outbox = outbox
-        self._labels = dict(labels or {})
+        self._labels = {**(labels or {}), **board.labels}
         self._status: DeviceStatus | None = None
+        self._detail: str | None = None
+        self._since = utc_now()
         self._wanted: Assignment | None = None
         self._lease_ends = 0.0
         self._changed = asyncio.Event()
         self._serving: Assignment | None = None
-        self._queue = EvaluationQueue()
+        self._work: Work | None = None
+        self._now: Serving | None = None
+        self._repairs = 0
+        self._doing: set[asyncio.Task[None]] = set()
+        self.stream = stream(self._stream_changed)
 
     def assign(self, assignment: Assignment | None, *, retained: bool = False) -> None:
         """What control wants now; None when the device is to be free.
@@ -96,7 +108,13 @@ class Device:
         # The same one comes again after each loss of the broker; its lease goes on.
         if assignment is not None and assignment != before:
             if before is None or before.reservation != assignment.reservation:
-                self._queue = EvaluationQueue()
+                self._work = Work(
+                    self._agent,
+                    self.name,
+                    assignment.reservation,
+                    assignment.behaviour,
+                    self._outbox,
+                )
             # By this machine's monotonic clock, so that the lease ends even without control.
             self._lease_ends = time.monotonic() + left_of(assignment, retained)
         self._changed.set()
@@ -112,21 +130,55 @@ class Device:
         It waits until the device is ready. One that cannot be queued has its error sent as its
         result; of one that has been measured already, the result is sent again.
         """
-        assignment = self._wanted
-        if assignment is None:
-            raise RuntimeError(f"{self.name} is not assigned, so nobody may evaluate on it")
-        before = self._queue.result_of(evaluation)
-        if before is not None:
-            await self._outbox.put(evaluation.client, evaluation.session, before)
-            return
-        refusal = (
-            Error(code=ErrorCode.DEVICE_LOST, message=f"the board {self.name!r} is broken")
-            if self._status is DeviceStatus.BROKEN
-            else self._queue.add(evaluation)
-        )
-        if refusal is not None:
-            result = self._result(evaluation, assignment, 0, error=refusal)
-            await self._outbox.put(evaluation.client, evaluation.session, result)
+        await self._asked_of().take_evaluation(evaluation, self._refusal())
+
+    async def command(self, command: Command) -> None:
+        """Queue a command of the holder's likewise."""
+        await self._asked_of().take_command(command, self._refusal() or self._fault_of(command))
+
+    async def open_stream(self, request: StreamRequest) -> None:
+        """Open a stream of the holder's, whose events tell how that goes."""
+        now = self._now
+        if now is None or self._status is not DeviceStatus.READY:
+            why = f"the board {self.name!r} is not ready now; try again when it is"
+            await self.stream.refuse(request, Error(code=ErrorCode.STREAM_LOST, message=why))
+        else:
+            self._later(self.stream.open(request, now.behaviour))
+
+    async def close_stream(self, request: StreamRequest) -> None:
+        """End a stream of the holder's, if it is that one."""
+        self._later(self.stream.cut(_CLOSED, request))
+
+    def end_stream_of(self, client: str, session: str, why: str) -> None:
+        """End the stream if it is this session's."""
+        request = self.stream.request
+        if request is not None and (request.client, request.session) == (client, session):
+            gone = StreamCutError(ErrorCode.STREAM_LOST, why)
+            self._later(self.stream.cut(gone, request))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        # A kernel may take a moment to let go of a device; other commands need not wait for it.
+        task = asyncio.create_task(work)
+        self._doing.add(task)
+        task.add_done_callback(self._doing.discard)
+
+    def _asked_of(self) -> Work:
+        if self._wanted is None or self._work is None:
+            raise RuntimeError(f"{self.name} is not assigned, so nobody may use it")
+        return self._work
+
+    def _refusal(self) -> Error | None:
+        broken = self._status is DeviceStatus.BROKEN
+        return _lost(f"the board {self.name!r} is broken") if broken else None
+
+    def _fault_of(self, command: Command) -> Error | None:
+        if command.image is None:
+            return None
+        try:
+            self._board.check_firmware(command.image)
+        except FirmwareError as error:
+            return Error(code=ErrorCode.INVALID_FIRMWARE, message=str(error))
+        return None
 
     async def run(self) -> None:
         """Follow the assignments until cancelled; then let go of the board."""
@@ -138,7 +190,7 @@ class Device:
                 if self._status is DeviceStatus.BROKEN:
                     await self._stay_broken(assignment)
                 elif assignment is None:
-                    await self._changed.wait()
+                    await self._stay_available()
                 else:
                     await self._serve(assignment)
         finally:
@@ -146,83 +198,59 @@ class Device:
 
     async def _serve(self, assignment: Assignment) -> None:
         """Be what the holder reserved until the assignment is no longer wanted."""
-        self._serving, queue = assignment, self._queue
+        self._serving, work, broken = assignment, self._work, None
+        assert work is not None  # Each assignment comes with it.
         self._become(DeviceStatus.STARTING)
+        over = asyncio.create_task(self._until_over(assignment))
         try:
-            async with AsyncExitStack() as stack:
-                behaviour = self._behaviour(assignment)
-                stack.push_async_callback(self._stop, behaviour)
-                await behaviour.start()
-                self._become(DeviceStatus.READY)
-                await self._tell_holder(self._ready())
-                await self._work_until_over(behaviour, assignment, queue)
+            await self._begin(assignment, work).run(over)
         except (BoardError, ArgumentsError) as error:
-            self._become(DeviceStatus.BROKEN, str(error))
+            broken = str(error)
         except Exception as error:
             # A behaviour may be a lab's own; its defect is its board's, not the agent's.
             log.exception("%s failed on %s", assignment.behaviour, self.name)
-            self._become(DeviceStatus.BROKEN, f"{assignment.behaviour} failed: {error!r}")
+            broken = f"{assignment.behaviour} failed: {error!r}"
         finally:
+            self._now = None
+            over.cancel()
+            await asyncio.wait([over])
+        if broken is not None:
+            self._become(DeviceStatus.BROKEN, broken)
             self._serving = None
-        if self._status is DeviceStatus.BROKEN:
-            lost = f"the board {self.name!r} is broken"
-            await self._refuse_all(queue, assignment, ErrorCode.DEVICE_LOST, lost)
-        elif not _stays_with_holder(assignment, self.assignment):
-            over = "the reservation is over"
-            await self._refuse_all(queue, assignment, ErrorCode.RESERVATION_ENDED, over)
+            await work.refuse_all(_lost(f"the board {self.name!r} is broken: {broken}"))
+            return
+        self._serving = None
+        if not _stays_with_holder(assignment, self.assignment):
+            await work.refuse_all(_OVER)
             await self._restore(DeviceStatus.CLEANING)
 
-    async def _refuse_all(
-        self, queue: EvaluationQueue, assignment: Assignment, code: ErrorCode, why: str
-    ) -> None:
-        for evaluation in queue.drain():
-            result = self._result(evaluation, assignment, 0, error=Error(code=code, message=why))
-            queue.finish(evaluation, result)
-            await self._outbox.put(evaluation.client, evaluation.session, result)
-
-    async def _stop(self, behaviour: Behaviour) -> None:
-        await behaviour.stop()
-        serving = self._serving
-        if serving is not None:
-            await self._tell_holder(
-                DeviceUnbound(reservation=serving.reservation, agent=self._agent, device=self.name)
-            )
-
-    def _ready(self) -> DeviceReady:
-        serving = self._serving
-        assert serving is not None  # It becomes ready for somebody.
-        return DeviceReady(
-            reservation=serving.reservation,
+    def _begin(self, assignment: Assignment, work: Work) -> Serving:
+        kind = self._behaviours.get(assignment.behaviour)
+        if kind is None:
+            raise ArgumentsError(f"{self.name} has no behaviour {assignment.behaviour!r}")
+        self._now = Serving(
             agent=self._agent,
-            device=self.name,
-            behaviour=serving.behaviour,
+            board=self._board,
+            behaviour=kind(self._board, assignment.arguments),
+            assignment=assignment,
+            work=work,
+            stream=self.stream,
+            become=self._become,
+            tell=self._tell_holder,
+            repaired=self._repaired,
         )
+        work.behaviour = assignment.behaviour
+        return self._now
+
+    def _repaired(self, fault: str) -> None:
+        self._repairs += 1
+        log.warning("%s was not as it should be, and is put right: %s", self.name, fault)
 
     async def _tell_holder(self, event: DeviceReady | DeviceUnbound) -> None:
         # The reservation may belong to another session of the holder's by now.
         holder = self._wanted or self._serving
         if holder is not None and holder.reservation == event.reservation:
             await self._outbox.put(holder.client, holder.session, event)
-
-    def _behaviour(self, assignment: Assignment) -> Behaviour:
-        kind = self._behaviours.get(assignment.behaviour)
-        if kind is None:
-            raise ArgumentsError(f"this agent has no behaviour {assignment.behaviour!r}")
-        return kind(self._board, assignment.arguments)
-
-    async def _work_until_over(
-        self, behaviour: Behaviour, assignment: Assignment, queue: EvaluationQueue
-    ) -> None:
-        working = asyncio.create_task(self._work(behaviour, assignment, queue))
-        ending = asyncio.create_task(self._until_over(assignment))
-        try:
-            await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                await working
-        finally:
-            working.cancel()
-            ending.cancel()
-            await asyncio.gather(working, ending, return_exceptions=True)
 
     async def _until_over(self, assignment: Assignment) -> None:
         while True:
@@ -236,61 +264,11 @@ class Device:
             except TimeoutError:
                 log.info("the lease of %s on %s is over", wanted.reservation, self.name)
 
-    async def _work(
-        self, behaviour: Behaviour, assignment: Assignment, queue: EvaluationQueue
-    ) -> None:
-        """Evaluate what is queued, one after the other; restart a board that does not go on."""
-        while True:
-            evaluation = await queue.next()
-            started = time.monotonic()
-            failure: MeasurementError | None = None
-            measurement: Measurement | None = None
-            try:
-                measurement = await behaviour.evaluate(evaluation.bitstream)
-            except MeasurementError as error:
-                failure = error
-            except BaseException:
-                # It is measured when the board is ready again, or refused with all that wait.
-                queue.put_back(evaluation)
-                raise
-            result = self._result(
-                evaluation,
-                assignment,
-                time.monotonic() - started,
-                measurement=measurement,
-                error=None if failure is None else failure.error,
-            )
-            queue.finish(evaluation, result)
-            await self._outbox.put(evaluation.client, evaluation.session, result)
-            if failure is not None and not failure.board_is_well:
-                log.warning("restarting %s: %s", self.name, failure)
-                await behaviour.start()
-
-    def _result(
-        self,
-        evaluation: Evaluation,
-        assignment: Assignment,
-        seconds: float,
-        *,
-        measurement: Measurement | None = None,
-        error: Error | None = None,
-    ) -> EvaluationFinished:
-        return EvaluationFinished(
-            reservation=assignment.reservation,
-            evaluation=evaluation.id,
-            agent=self._agent,
-            device=self.name,
-            behaviour=assignment.behaviour,
-            measurement=measurement,
-            error=error,
-            seconds=round(seconds, 6),
-            finished_at=utc_now(),
-        )
-
     async def _restore(self, status: DeviceStatus) -> None:
         """Bring the board to the state in which everybody finds it."""
         self._become(status)
         try:
+            await self._board.recover()
             await self._board.install(DEFAULT_FIRMWARE)
             async with Console(self._board.console) as console:
                 await console.wait_for(DEFAULT_FIRMWARE_GREETING, self._board.patience)
@@ -302,6 +280,20 @@ class Device:
             self._become(DeviceStatus.BROKEN, f"it cannot be brought to its firmware: {error!r}")
         else:
             self._become(DeviceStatus.AVAILABLE)
+
+    async def _stay_available(self) -> None:
+        """Wait for an assignment, and see that the board is still fit for one."""
+        changed = asyncio.create_task(self._changed.wait())
+        watching = asyncio.create_task(self._board.watch())
+        try:
+            await asyncio.wait([changed, watching], return_when=asyncio.FIRST_COMPLETED)
+            if watching.done() and not changed.done():
+                self._repaired(watching.result())
+                await self._restore(DeviceStatus.PREPARING)
+        finally:
+            for task in (changed, watching):
+                task.cancel()
+            await asyncio.wait([changed, watching])
 
     async def _stay_broken(self, assignment: Assignment | None) -> None:
         """Keep the reason in sight until the holder is gone, or for a while if there is none."""
@@ -318,10 +310,18 @@ class Device:
     def _become(self, status: DeviceStatus, detail: str | None = None) -> None:
         if status not in NEXT[self._status]:
             raise AssertionError(f"{self.name} cannot go from {self._status} to {status}")
-        self._status = status
-        serving = self._serving
+        self._status, self._detail, self._since = status, detail, utc_now()
         if detail is not None:
             log.error("%s is %s: %s", self.name, status, detail)
+        self._tell_state()
+
+    def _stream_changed(self) -> None:
+        if self._status is not None:
+            self._tell_state()
+
+    def _tell_state(self) -> None:
+        serving, status = self._serving, self._status
+        assert status is not None  # There is nothing to tell before the first one.
         self._report(
             DeviceState(
                 status=status,
@@ -330,10 +330,20 @@ class Device:
                 labels=self._labels,
                 behaviour=serving and serving.behaviour,
                 reservation=serving and serving.reservation,
-                detail=detail,
-                since=utc_now(),
+                in_use=self.stream.is_open,
+                repairs=self._repairs,
+                detail=self._detail,
+                since=self._since,
             )
         )
+
+
+_CLOSED = StreamCutError(ErrorCode.STREAM_LOST, "its holder closed the stream")
+_OVER = Error(code=ErrorCode.RESERVATION_ENDED, message="the reservation is over")
+
+
+def _lost(why: str) -> Error:
+    return Error(code=ErrorCode.DEVICE_LOST, message=why)
 
 
 def left_of(assignment: Assignment, retained: bool) -> float:

@@ -5,7 +5,15 @@ import logging
 import time
 
 from icefarm_broker import Connection, NobodyListensError, NotAuthorisedError, PublishRefusedError
-from icefarm_schemas import CommandRefused, DeviceReady, DeviceUnbound, EvaluationFinished
+from icefarm_schemas import (
+    CommandFinished,
+    CommandRefused,
+    DeviceReady,
+    DeviceUnbound,
+    EvaluationFinished,
+    StreamClosed,
+    StreamOpened,
+)
 from icefarm_schemas.topics import EventsTopic
 
 _MOST_WAITING = 1000
@@ -13,9 +21,9 @@ _RETURN_OF_A_SESSION = 30.0
 """Seconds for which an event waits for a session that a restarted broker does not know yet."""
 _PAUSE = 0.5
 
-_Answer = EvaluationFinished | CommandRefused
+_Answer = EvaluationFinished | CommandFinished | CommandRefused
 """What somebody waits for."""
-_Event = _Answer | DeviceReady | DeviceUnbound
+_Event = _Answer | DeviceReady | DeviceUnbound | StreamOpened | StreamClosed
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,12 @@
 """Behaviours: what a reserved board does. Each is a class, found by its entry point's name."""
 
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from icefarm_agent.board import Board
-from icefarm_schemas import Error, ErrorCode, Measurement
+from icefarm_schemas import Error, ErrorCode, Measurement, UsbDescription
 
 ENTRY_POINTS = "icefarm.behaviours"
 """The group in which a package of a lab's own names its behaviours."""
@@ -27,20 +29,38 @@ class MeasurementError(Exception):
 
 
 class Behaviour(Protocol):
-    """One board serving one reservation: started, used for evaluations, stopped."""
+    """One board serving one reservation: started, used, stopped.
 
-    firmware: ClassVar[str]
-    """What the board must run."""
+    What it can be used for is what it has: `evaluate` (`Measures`), `open` (`Streams`), or both.
+    """
+
+    firmware: ClassVar[str | None]
+    """What the board must run before the start; None for whatever it runs."""
+
+    @classmethod
+    def suits(cls, board: Board) -> bool:
+        """Whether this board can do it."""
 
     def __init__(self, board: Board, arguments: dict[str, Any]) -> None:
         """Raise ArgumentsError for arguments that are not its own."""
 
     async def start(self) -> None:
-        """Make the board ready; called again to restart it.
+        """Make the board ready, which runs the firmware; called again after a stop to restart it.
 
         Raises:
             BoardError: it cannot be made ready.
         """
+
+    async def watch(self) -> str:
+        """Keep the board as it should be; return when a restart is needed, and say why."""
+
+    async def stop(self) -> None:
+        """Let go of the board, whatever it is doing."""
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A behaviour that measures bitstreams."""
 
     async def evaluate(self, bitstream: bytes) -> Measurement:
         """Measure one bitstream.
@@ -49,8 +69,28 @@ class Behaviour(Protocol):
             MeasurementError: there is no measurement, for the reason it has.
         """
 
-    async def stop(self) -> None:
-        """Let go of the board, whatever it is doing."""
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The agent's end of a device's bytes: a descriptor that whoever takes it closes.
+
+    `usb` describes the device where the bytes are those of USB/IP.
+    """
+
+    fd: int
+    usb: UsbDescription | None = None
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A behaviour whose holder may open a stream of bytes to the device, one at a time."""
+
+    def open(self) -> AbstractAsyncContextManager[Endpoint]:
+        """Connect to the device; the device is free for the next one at the block's end.
+
+        Raises:
+            BoardError: it cannot be connected to now.
+        """
 
 
 def installed_behaviours() -> dict[str, type[Behaviour]]:

@@ -28,9 +28,14 @@ FAILED = "Configuration failed: "
 class Measuring(ABC):
     """A behaviour whose firmware measures what a bitstream does."""
 
-    firmware: ClassVar[str]
+    firmware: ClassVar[str | None]
     result: ClassVar[str]
     """How the line begins that holds the result."""
+
+    @classmethod
+    def suits(cls, board: Board) -> bool:
+        """Whether there is such a firmware for it."""
+        return cls.firmware is not None and board.has_firmware(cls.firmware)
 
     def __init__(self, board: Board, arguments: dict[str, Any]) -> None:
         self._board = board
@@ -48,11 +53,13 @@ class Measuring(ABC):
         """Read the result line's values; raise ValueError when they make no sense."""
 
     async def start(self) -> None:
-        """Install the firmware and wait until it takes bitstreams."""
-        await self.stop()
-        await self._board.install(self.firmware)
+        """Wait until the firmware takes bitstreams."""
         self._console = await self._open.enter_async_context(Console(self._board.console))
         await self._console.wait_for(PROMPT, self._board.patience)
+
+    async def watch(self) -> str:
+        """Wait until the board is not on its own console any more."""
+        return await self._board.watch()
 
     async def stop(self) -> None:
         """Close the console."""

@@ -8,9 +8,10 @@ import asyncio
 import os
 import time
 import tty
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from icefarm_agent.behaviours.measuring import (
     BITSTREAM_BYTES,
@@ -22,7 +23,12 @@ from icefarm_agent.behaviours.measuring import (
 )
 from icefarm_agent.behaviours.pulsecount import PulseCount
 from icefarm_agent.behaviours.variance import READINGS, Variance
-from icefarm_agent.board import DEFAULT_FIRMWARE, DEFAULT_FIRMWARE_GREETING, BoardError
+from icefarm_agent.board import (
+    DEFAULT_FIRMWARE,
+    DEFAULT_FIRMWARE_GREETING,
+    BoardError,
+    BoardWithoutUsb,
+)
 from icefarm_agent.console import open_streams
 from icefarm_agent.virtual import icestorm
 from icefarm_agent.virtual.fpga import BitstreamError, Simulator, Waveform
@@ -59,7 +65,7 @@ class Timing:
         )
 
 
-class VirtualBoard:
+class VirtualBoard(BoardWithoutUsb):
     """A board whose FPGA is simulated. Each start of a firmware gives it a new tty, as USB does."""
 
     product = "virtual pico-ice"
@@ -71,7 +77,7 @@ class VirtualBoard:
         self._timing = timing
         self._console: str | None = None
         self._firmware: asyncio.Task[None] | None = None
-        self._firmwares = {
+        self._firmwares: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             DEFAULT_FIRMWARE: self._greet,
             PulseCount.firmware: self._count_pulses,
             Variance.firmware: self._read_samples,
@@ -97,6 +103,10 @@ class VirtualBoard:
         self._firmware = asyncio.create_task(
             self._run(firmware, reader, writer, slave), name=f"firmware of {self.name}"
         )
+
+    def has_firmware(self, firmware: str) -> bool:
+        """Whether it is one of those that are written here."""
+        return firmware in self._firmwares
 
     async def close(self) -> None:
         """Stop the firmware; its tty disappears."""

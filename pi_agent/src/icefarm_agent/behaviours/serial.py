@@ -1,0 +1,58 @@
+"""`serial`: the board's console, byte by byte, for its holder."""
+
+import os
+import termios
+import tty
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+from icefarm_agent.behaviours import ArgumentsError, Endpoint
+from icefarm_agent.board import DEFAULT_FIRMWARE, Board, BoardError
+
+
+class Serial:
+    """Whatever firmware runs, its console is the holder's. Takes no arguments."""
+
+    firmware: ClassVar[str | None] = None
+
+    @classmethod
+    def suits(cls, board: Board) -> bool:
+        """Each board has a console."""
+        return True
+
+    def __init__(self, board: Board, arguments: dict[str, Any]) -> None:
+        if arguments:
+            raise ArgumentsError(f"serial takes no arguments; it was given {', '.join(arguments)}")
+        self._board = board
+
+    async def start(self) -> None:
+        """See that there is a console; a board without one gets its default firmware again."""
+        try:
+            _ = self._board.console
+        except BoardError:
+            await self._board.install(DEFAULT_FIRMWARE)
+
+    async def watch(self) -> str:
+        """Wait until the board is not on its own console any more."""
+        return await self._board.watch()
+
+    async def stop(self) -> None:
+        """There is nothing to let go of between streams."""
+        return
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Endpoint]:
+        """Open the console, raw."""
+        path = self._board.console
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        except OSError as error:
+            raise BoardError(f"cannot open its console {path}: {error.strerror}") from error
+        try:
+            # What the board has said since the last line of another reader is kept.
+            tty.setraw(fd, termios.TCSANOW)
+        except (OSError, termios.error) as error:
+            os.close(fd)
+            raise BoardError(f"cannot use its console {path}: {error}") from error
+        yield Endpoint(fd)
