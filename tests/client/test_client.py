@@ -124,7 +124,9 @@ def test_errors_say_what_to_do(farm: Processes, mosquitto: Mosquitto) -> None:
         assert caught.value.details == {"asked": 9, "free": 4, "total": 4, "queued": 0}
         with pytest.raises(icefarm.NoSuchBoardError, match="`icefarm boards` lists them"):
             client.reserve(boards=["nosuch"])
-        with pytest.raises(icefarm.NoSuchBehaviourError, match="offer: pulsecount, variance"):
+        with pytest.raises(
+            icefarm.NoSuchBehaviourError, match="offer: pulsecount, serial, variance"
+        ):
             client.reserve(1, behaviour="dance")
         with pytest.raises(icefarm.InvalidRequestError, match="slash"):
             client.reserve(boards=["a/b"])

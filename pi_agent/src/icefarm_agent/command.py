@@ -1,14 +1,18 @@
 """The `icefarm-agent` command."""
 
+import asyncio
 import resource
 import socket
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from icefarm_agent.agent import Agent
 from icefarm_agent.behaviours import installed_behaviours
+from icefarm_agent.usb.configuration import Configuration, ConfigurationError
+from icefarm_agent.usb.discovery import Discovery
 from icefarm_agent.virtual.board import virtual_boards
 from icefarm_agent.virtual.errors import ToolsMissing
 from icefarm_broker import URL_VARIABLE, BrokerAddress
@@ -26,8 +30,18 @@ def run(
     name: Annotated[
         str | None, typer.Option(help="This agent's name in the farm; else this machine's.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Which boards are yours, their firmware, labels; TOML.", dir_okay=False),
+    ] = None,
     virtual_boards_count: Annotated[
-        int, typer.Option("--virtual-boards", min=0, max=1000, help="Boards without hardware.")
+        int,
+        typer.Option(
+            "--virtual-boards",
+            min=0,
+            max=1000,
+            help="Boards without hardware; then real ones only with --config.",
+        ),
     ] = 0,
     label: Annotated[
         list[str] | None,
@@ -43,8 +57,13 @@ def run(
         agent_name = check_name(name or socket.gethostname())
         address = BrokerAddress.find(broker)
         labels = dict(_label(text) for text in label or ())
+        has_real = config is not None or not virtual_boards_count
+        known = Configuration.load(config) if has_real else None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    except ConfigurationError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
     log_as(f"icefarm-agent[{agent_name}]")
 
     # Each board needs a few; a service's usual limit of 1024 would end at some 200 boards.
@@ -56,7 +75,11 @@ def run(
             agent = Agent(agent_name, address, installed_behaviours(), labels)
             for board in boards:
                 agent.add(board)
-            await agent.run()
+            async with asyncio.TaskGroup() as tasks:
+                if known is not None:
+                    discovery = Discovery(known, agent.add, agent.remove)
+                    tasks.create_task(discovery.run())
+                tasks.create_task(agent.run())
 
     try:
         sys.exit(run_service(main))

@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 from icefarm_agent.behaviours import ArgumentsError, Endpoint
 from icefarm_agent.board import DEFAULT_FIRMWARE, Board, BoardError
 
+_APPEAR = 10.0
+"""Seconds for a board that is being restarted to show its console."""
+
 
 class Serial:
     """Whatever firmware runs, its console is the holder's. Takes no arguments."""
@@ -27,11 +30,19 @@ class Serial:
         self._board = board
 
     async def start(self) -> None:
-        """See that there is a console; a board without one gets its default firmware again."""
-        try:
-            _ = self._board.console
-        except BoardError:
-            await self._board.install(DEFAULT_FIRMWARE)
+        """See that there is a console; a board that is in its bootloader gets its firmware again.
+
+        So is one whose holder rebooted it while it was exported.
+        """
+        port = self._board.port
+        if port is not None:
+            device = await port.until(
+                lambda device: device if device and (device.console or device.disks) else None,
+                _APPEAR,
+                "its firmware shows no serial port, so there is no console; flash another one",
+            )
+            if device.console is None:
+                await self._board.install(DEFAULT_FIRMWARE)
 
     async def watch(self) -> str:
         """Wait until the board is not on its own console any more."""
