@@ -18,7 +18,9 @@ What the kernel's driver (drivers/usb/usbip/stub_main.c and stub_dev.c) does wit
 import errno
 import os
 import re
+import shutil
 import socket
+import subprocess
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -53,17 +55,28 @@ class Status(IntEnum):
     ERROR = 3
 
 
-def check_module() -> None:
-    """See whether the kernel can give devices away.
+def load_module() -> None:
+    """See to it that the kernel can give devices away.
 
     Raises:
-        BoardError: the module is not loaded.
+        BoardError: the module is not loaded, and cannot be.
     """
+    if _TABLE.exists():
+        return
+    # Where systemd did not do it at boot, by deploy/modules-load.d.
+    modprobe = shutil.which("modprobe", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    said = (
+        "there is no modprobe"
+        if modprobe is None
+        else subprocess.run(
+            [modprobe, "usbip-host"], capture_output=True, text=True, check=False
+        ).stderr.strip()
+    )
     if not _TABLE.exists():
         raise BoardError(
             "the kernel's module usbip-host is not loaded, so boards cannot be given away over "
-            "USB/IP: run `modprobe usbip-host`, and put a line `usbip-host` into "
-            "/etc/modules-load.d/icefarm.conf so that it is there after a reboot"
+            f"USB/IP, and it cannot be loaded now: {said}; install the kernel's modules, run "
+            "`modprobe usbip-host`, or start the agent as root"
         )
 
 
@@ -150,7 +163,7 @@ def _locked(step: Callable[[str], None], busid: str) -> None:
 
 
 def _bind(busid: str) -> None:
-    check_module()
+    load_module()
     if driver_of(busid) == DRIVER:
         return
     if not (_DEVICES / busid).exists():
