@@ -143,18 +143,35 @@ class Agent:
         Raises:
             TakenOverError: another agent of the same name has connected.
         """
-        async with self._connection:
+        async with asyncio.TaskGroup() as self._tasks:
+            # Boards are made ready meanwhile, also while there is no broker.
+            for device in self._devices.values():
+                self._start(device)
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    self._tasks = tasks
-                    tasks.create_task(self._listen())
-                    tasks.create_task(self._states.run())
-                    tasks.create_task(self._outbox.run())
-                    tasks.create_task(self._tell_count())
-                    for device in self._devices.values():
-                        self._start(device)
+                async with self._connection:
+                    await self._take_part()
             finally:
-                await self._tell_holders()
+                await self._end_lives()
+
+    async def _take_part(self) -> None:
+        """Talk with the farm until cancelled; then let go of the boards and say so."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._listen())
+                tasks.create_task(self._states.run())
+                tasks.create_task(self._outbox.run())
+                tasks.create_task(self._tell_count())
+        finally:
+            await self._end_lives()
+            await self._tell_holders()
+
+    async def _end_lives(self) -> None:
+        self._tasks = None  # What is found now is not started any more.
+        lives = list(self._lives.values())
+        for life in lives:
+            life.cancel()
+        if lives:
+            await asyncio.wait(lives)
 
     async def _tell_count(self) -> None:
         while True:
