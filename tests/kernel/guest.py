@@ -6,15 +6,20 @@ request has an id and is carried out in a thread of its own.
 """
 
 import contextlib
+import glob
 import json
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
+import time
+import tty
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -138,6 +143,43 @@ class Guest:
             written = os.write(fd, body)
             while written < len(body):
                 written += os.write(fd, body[written:])
+        finally:
+            os.close(fd)
+        return {}, b""
+
+    def do_glob(self, _: bytes, pattern: str) -> tuple[Header, bytes]:
+        return {"paths": sorted(glob.glob(pattern))}, b""
+
+    def do_talk(self, body: bytes, path: str, until: str, timeout: float) -> tuple[Header, bytes]:
+        """Send the body to a tty and read until a text comes; it counts when that is late."""
+        deadline, heard = time.monotonic() + timeout, bytearray()
+        fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        try:
+            tty.setraw(fd)
+            unsent = memoryview(body)
+            while until.encode() not in heard or unsent:
+                left = deadline - time.monotonic()
+                if left < 0:
+                    return {"late": True}, bytes(heard)
+                readable, writable, _ = select.select([fd], [fd] if unsent else [], [], left)
+                if writable:
+                    unsent = unsent[os.write(fd, unsent) :]
+                if readable:
+                    part = os.read(fd, 65536)
+                    if not part:
+                        raise EOFError(f"{path} was hung up after {bytes(heard[-200:])!r}")
+                    heard += part
+            return {}, bytes(heard)
+        finally:
+            os.close(fd)
+
+    def do_touch(self, _: bytes, path: str) -> tuple[Header, bytes]:
+        """Set a tty to 1200 baud."""
+        fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        try:
+            settings = termios.tcgetattr(fd)
+            settings[4] = settings[5] = termios.B1200
+            termios.tcsetattr(fd, termios.TCSANOW, settings)
         finally:
             os.close(fd)
         return {}, b""

@@ -202,6 +202,27 @@ class Machine:
         """Write a file, also one of sysfs. Raises GuestError where it is refused."""
         self._request({"do": "write", "path": path}, content)
 
+    def glob(self, pattern: str) -> list[str]:
+        """The paths that exist."""
+        return [str(path) for path in self._request({"do": "glob", "pattern": pattern})[0]["paths"]]
+
+    def talk(self, tty: str, said: bytes, until: str, timeout: float = 20) -> bytes:
+        """Open a tty raw, send bytes, and return what came until a text was among it.
+
+        Raises:
+            AssertionError: the text did not come within `timeout` seconds.
+            GuestError: the tty cannot be opened, or broke.
+        """
+        header, heard = self._request(
+            {"do": "talk", "path": tty, "until": until, "timeout": timeout}, said, timeout
+        )
+        assert not header.get("late"), f"{tty} did not say {until!r} but {heard[-500:]!r}"
+        return heard
+
+    def touch(self, tty: str) -> None:
+        """Set a tty to 1200 baud, which calls a board's bootloader."""
+        self._request({"do": "touch", "path": tty})
+
     def ask(self, path: str, question: bytes) -> bytes:
         """Send one frame to a Unix socket of a program there, and return the answer's body."""
         return self._request({"do": "ask", "path": path}, question)[1]
