@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,11 @@ class Boards:
         self.machine.start(
             "picos", sys.executable, "-S", "-m", "kernel.picos", env={"PYTHONPATH": path}
         )
-        until(lambda: self.machine.glob(SOCKET) or not self.machine.running("picos"), "boards")
+        until(
+            lambda: self.machine.glob(SOCKET) or not self.machine.running("picos"),
+            "virtual boards",
+            timeout=60,
+        )
         if not self.machine.running("picos"):
             raise GuestError(f"no virtual boards: {self.machine.log('picos')}")
 
@@ -116,13 +121,17 @@ class Boards:
         board.plug(bootloader=bootloader)
         return board
 
+    def __iter__(self) -> Iterator[Board]:
+        """Those that were plugged since the last `remove_all`."""
+        return iter(self._boards.values())
+
     def list(self) -> list[BoardState]:
-        """What all boards tell that were plugged since the last `remove_all`."""
-        return [board.state for board in self._boards.values()]
+        """What each of them tells."""
+        return [board.state for board in self]
 
     def remove_all(self) -> None:
         """Pull all cables, and forget the boards."""
-        for board in self._boards.values():
+        for board in self:
             board.unplug()
             board.wait_until_gone()
         self._boards.clear()

@@ -9,6 +9,8 @@ from typing import Protocol
 BITSTREAM_BYTES = 104_090
 _WATCHDOG = 2.0
 """Seconds for which a transfer may stall."""
+_SETTLED = 0.2
+"""Seconds after which a host that has opened its tty has also set it up."""
 
 
 class Firmware(Protocol):
@@ -66,9 +68,10 @@ class Foreign(Default):
 class PulseCount:
     """Takes bitstreams; the pulses are `expected_pulses`, so that each byte counts."""
 
-    period: float | None = 0.25
+    period: float | None = 0.05
 
     def __init__(self) -> None:
+        self._opened: float | None = None
         self._begin()
 
     def _begin(self) -> bytes:
@@ -76,8 +79,10 @@ class PulseCount:
         return b"Waiting for bitstream transfer\r\n"
 
     def opened(self) -> bytes:
-        # Half a transfer that the former host left behind stays until the watchdog comes.
-        return b"" if self._count else self._begin()
+        # Not at once: until the host has made its tty raw, that echoes what it hears, and the
+        # echo would count as the beginning of a bitstream.
+        self._opened = time.monotonic()
+        return b""
 
     def received(self, data: bytes) -> bytes:
         if not self._count:
@@ -97,7 +102,14 @@ class PulseCount:
         return said + (self.received(rest) if rest else b"")
 
     def due(self) -> bytes:
-        if not self._count or time.monotonic() - self._last < _WATCHDOG:
+        now = time.monotonic()
+        if not self._count:
+            if self._opened is None or now - self._opened < _SETTLED:
+                return b""
+            self._opened = None
+            return self._begin()
+        self._opened = None
+        if now - self._last < _WATCHDOG:
             return b""
         said = b"Watchdog timeout, %d bytes received of %d\r\n" % (self._count, BITSTREAM_BYTES)
         return said + self._begin()

@@ -129,8 +129,17 @@ class Guest:
         except subprocess.TimeoutExpired:
             return {"late": True}, b""
 
-    def do_running(self, _: bytes) -> tuple[Header, bytes]:
-        return {"names": [n for n, p in self._processes.items() if p.poll() is None]}, b""
+    def do_programs(self, _: bytes) -> tuple[Header, bytes]:
+        return {"programs": {n: p.poll() is None for n, p in self._processes.items()}}, b""
+
+    def do_forget(self, _: bytes, name: str) -> tuple[Header, bytes]:
+        """The body is what it has said."""
+        self.do_kill(b"", name)
+        del self._processes[name]
+        log = LOGS / f"{name}.log"
+        said = log.read_bytes()
+        log.unlink()
+        return {}, said
 
     def do_read(self, _: bytes, path: str) -> tuple[Header, bytes]:
         return {}, Path(path).read_bytes()

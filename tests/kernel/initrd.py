@@ -3,6 +3,7 @@
 import functools
 import lzma
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -67,6 +68,10 @@ def check_programs() -> None:
         "udevadm": "udev",
         "ip": "iproute2",
     }
+    if platform.machine() != "x86_64":
+        raise CannotBootError(
+            f"machines are emulated for x86_64, and this one is {platform.machine()}"
+        )
     missing = {package for name, package in packages.items() if find(name) is None}
     if missing:
         raise CannotBootError(f"no {', '.join(sorted(missing))}; on Debian: make kernel-programs")

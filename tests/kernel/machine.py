@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as LateError
 from pathlib import Path
@@ -44,10 +45,13 @@ class Machine:
         name: also its host name.
         cpus: virtual ones, each a thread of the emulator.
         memory: as QEMU takes it; what it writes to files is in there too.
+        modules: of the kernel, loaded at each boot.
     """
 
-    def __init__(self, name: str, cpus: int = 2, memory: str = "768M") -> None:
-        self.name, self._cpus, self._memory = name, cpus, memory
+    def __init__(
+        self, name: str, cpus: int = 2, memory: str = "768M", modules: Sequence[str] = ()
+    ) -> None:
+        self.name, self._cpus, self._memory, self._modules = name, cpus, memory, modules
         self._folder = Path(tempfile.mkdtemp(prefix=f"icefarm-{name}-"))
         self._console = self._folder / "console.log"
         self._emulator: subprocess.Popen[bytes] | None = None
@@ -85,11 +89,13 @@ class Machine:
         self._stream = ours.makefile("rwb", buffering=0)
         ours.close()
         self._deaf = False
-        self._reader = threading.Thread(target=self._read, name=f"machine {self.name}")
+        self._reader = threading.Thread(target=self._read, args=(self._emulator,))
         self._reader.start()
         try:
             self._request({"do": "hello"}, timeout=_BOOT)
             self.run("sh", "-c", "until test -e /run/udev.ready; do sleep 0.1; done")
+            if self._modules:
+                self.run("modprobe", "--all", *self._modules)
         except BaseException:
             self._switch_off()
             raise
@@ -181,12 +187,16 @@ class Machine:
 
     def running(self, name: str) -> bool:
         """Whether a program that was started still runs."""
-        return name in self.all_running()
+        return self.programs().get(name, False)
 
-    def all_running(self) -> list[str]:
-        """The names of what was started and still runs."""
-        header, _ = self._request({"do": "running"})
-        return [str(name) for name in header["names"]]
+    def programs(self) -> dict[str, bool]:
+        """The names of all that was started, and whether it still runs."""
+        programs: dict[str, bool] = self._request({"do": "programs"})[0]["programs"]
+        return programs
+
+    def forget(self, name: str) -> str:
+        """SIGKILL a program where it still runs; return its output and remove that."""
+        return self._request({"do": "forget", "name": name})[1].decode(errors="replace")
 
     def log(self, name: str) -> str:
         """The output so far of what was started by this name."""
@@ -281,12 +291,14 @@ class Machine:
             raise GuestError(f"{self.name}: {header['error']}")
         return header, body
 
-    def _read(self) -> None:
+    def _read(self, emulator: subprocess.Popen[bytes]) -> None:
         """Hand the answers out, until the machine is off."""
         with contextlib.suppress(EOFError, OSError):
             while True:
                 header, body = read_frame(self._stream)
                 self._waiting.pop(header.pop("id")).set_result((header, body))
+        # Only the emulator's end closes the connection, and its last words come before that.
+        emulator.wait()
         with self._lock:
             self._deaf = True
             waiting = list(self._waiting.values())
@@ -305,7 +317,7 @@ class Machine:
         return MachineError(f"{self.name} is dead, or was switched off.{self._last_lines()}")
 
     def _last_lines(self) -> str:
-        return "\nIts console:\n" + "\n".join(self.console().splitlines()[-25:])
+        return "\nIts console:\n" + "\n".join(self.console().splitlines()[-60:])
 
     def _switch_off(self) -> None:
         assert self._emulator is not None
