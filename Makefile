@@ -14,7 +14,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Where Debian puts mosquitto.
 export PATH := $(PATH):/usr/sbin
 
-.PHONY: demo up test faults fault-programs lint bench bench-profile circuits install programs lock clean
+.PHONY: demo up test faults fault-programs kernel-programs lint bench bench-profile circuits install programs lock clean
 
 demo: install
 	$(BIN)/icefarm demo
@@ -22,7 +22,7 @@ demo: install
 up: install
 	$(BIN)/icefarm up
 
-test: install fault-programs
+test: install fault-programs kernel-programs
 	$(BIN)/pytest
 
 # How many faults, and how many allocations beside them. As root, network cuts are among the faults.
@@ -69,6 +69,15 @@ programs:
 # For clocks that jump and networks that are cut.
 fault-programs:
 	@$(call need,faketime ip nsenter setpriv,faketime iproute2 util-linux)
+
+# For machines that are emulated with a kernel of their own (tests/kernel). They cannot write to this
+# machine's files, so without bytecode each start of Python there would compile everything again.
+kernel-programs: install
+ifeq ($(shell uname -m),x86_64)
+	@$(call need,qemu-system-x86_64 busybox modprobe /lib/systemd/systemd-udevd udevadm usbip ip,qemu-system-x86 busybox-static kmod udev usbip iproute2)
+	@ls /boot/vmlinuz-* >/dev/null 2>&1 || { $(call apt,linux-image-amd64); }
+	@$(BIN)/python -m compileall -q $(VENV)/lib/python*/site-packages $(PARTS:%=%/src)
+endif
 
 # $(call need,programs,packages): install the packages where one of the programs is missing.
 define need

@@ -1,0 +1,122 @@
+"""Fixtures: `lab` with virtual boards, `desk` that imports them, and a farm between the two.
+
+Both machines stay on for the whole run; what a test starts in them and plugs in ends with the test.
+Mosquitto, Postgres and control run outside, as they are; only who needs a kernel is emulated.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from subprocess import CompletedProcess
+
+import pytest
+from support.processes import Processes, script
+
+from icefarm_broker.mosquitto import Mosquitto
+from kernel.boards import Boards
+from kernel.initrd import CannotBootError, check_programs
+from kernel.machine import HOST, Machine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def emulator() -> None:
+    """Skip where no machine can be booted."""
+    try:
+        check_programs()
+    except CannotBootError as error:
+        pytest.skip(f"cannot emulate machines: {error}")
+
+
+@pytest.fixture(scope="session")
+def lab_machine(emulator: None) -> Iterator[Machine]:
+    """Not booted yet."""
+    machine = Machine("lab")
+    yield machine
+    machine.close()
+
+
+@pytest.fixture(scope="session")
+def lab_boards(lab_machine: Machine) -> Boards:
+    """Not loaded yet."""
+    return Boards(lab_machine)
+
+
+@pytest.fixture
+def lab(lab_machine: Machine, lab_boards: Boards) -> Iterator[Machine]:
+    """The machine that boards are plugged into."""
+    if not lab_machine.is_on:
+        lab_machine.boot()
+        lab_boards.load()
+    yield from _cleaned(lab_machine, keep="picos")
+
+
+@pytest.fixture
+def boards(lab: Machine, lab_boards: Boards) -> Iterator[Boards]:
+    """Boards for the lab, without any yet."""
+    yield lab_boards
+    if lab.is_on:
+        lab_boards.remove_all()
+
+
+@pytest.fixture(scope="session")
+def desk_machine(emulator: None) -> Iterator[Machine]:
+    """Not booted yet."""
+    machine = Machine("desk", cpus=1, modules=["vhci-hcd"])
+    yield machine
+    machine.close()
+
+
+@pytest.fixture
+def desk(desk_machine: Machine) -> Iterator[Machine]:
+    """The machine of somebody who uses boards; a test may cut its power and boot it again."""
+    if not desk_machine.is_on:
+        desk_machine.boot()
+    yield from _cleaned(desk_machine)
+
+
+def _cleaned(machine: Machine, keep: str | None = None) -> Iterator[Machine]:
+    """Afterwards its cable is in, and nothing runs there that a test has started."""
+    yield machine
+    if not machine.is_on:
+        return
+    machine.set_link(True)
+    for name in machine.programs():
+        if name != keep:
+            print(f"--- {machine.name}: {name}\n{machine.forget(name)[-6000:]}")
+
+
+@dataclass(frozen=True)
+class Farm:
+    """Mosquitto, Postgres and control, and how machines take part."""
+
+    processes: Processes
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The broker's, for machines."""
+        return f"mqtt://{HOST}:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """In which a machine's programs find the farm."""
+        return {"ICEFARM_BROKER": self.url, "COLUMNS": "200", "NO_COLOR": "1"}
+
+    def start_agent(self, machine: Machine, *options: str) -> None:
+        """Start an agent as the program `agent`, named like its machine."""
+        agent = script("icefarm-agent")
+        machine.start("agent", agent, "--name", machine.name, *options, env=self.environment)
+
+    def run(
+        self, machine: Machine, *arguments: str, timeout: float = 60, check: bool = True
+    ) -> CompletedProcess[str]:
+        """Run the `icefarm` command to its end."""
+        return machine.run(
+            script("icefarm"), *arguments, env=self.environment, timeout=timeout, check=check
+        )
+
+
+@pytest.fixture
+def farm(processes: Processes, mosquitto: Mosquitto) -> Farm:
+    """With control started, and without an agent yet."""
+    processes.control()
+    return Farm(processes, mosquitto.port)
