@@ -20,6 +20,7 @@ import termios
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from icefarm_agent.board import BoardError, FirmwareError
 from icefarm_agent.usb.configuration import Product
@@ -40,14 +41,18 @@ DISK_TIMEOUT = 15.0
 """Seconds until its disk is there: usb_storage waits 1 s unless told otherwise."""
 WRITE_TIMEOUT = 120.0
 """Seconds for writing; a full 2 MB of flash takes about 30."""
+LEAVE_TIMEOUT = 10.0
+"""Seconds from the last block until the bootloader is off the bus; 1 on a Pi."""
 RETURN_TIMEOUT = 15.0
-"""Seconds from the last block until the firmware is on the bus."""
+"""Seconds from there until the firmware is on the bus."""
 
 _TOUCH_BAUD, _OTHER_BAUD = termios.B1200, termios.B115200
 _WRITE_AT = 1 << 20
 """Well behind the FAT and the files that the disk seems to have."""
 _CHUNK = 32 << 10
 _GONE = {errno.EIO, errno.ENODEV, errno.ENXIO, errno.ENOMEDIUM, errno.ESHUTDOWN}
+_writing: WeakKeyDictionary[UsbPort, "asyncio.Task[None]"] = WeakKeyDictionary()
+"""The last firmware that was written at each port, for the next flash to wait for its end."""
 _BY_HAND = "hold its BOOTSEL button and plug it in again"
 
 
@@ -55,8 +60,8 @@ async def flash(port: UsbPort, product: Product, image: Uf2, *, console: bool = 
     """Write a firmware to the board at a port, and return when the board runs it.
 
     It may be running another firmware or be in its bootloader. What fails is tried once more, from
-    the beginning. It can be cancelled at any moment; what is being written then is written to its
-    end in the background.
+    the beginning, if the board is still there. It can be cancelled at any moment; what is being
+    written then is written to its end in the background, and the next flash waits for that.
 
     Args:
         console: it is back when it shows a tty; else when it is on the bus at all.
@@ -70,6 +75,8 @@ async def flash(port: UsbPort, product: Product, image: Uf2, *, console: bool = 
     except FirmwareError:
         raise
     except BoardError as first:
+        if port.device is None:
+            raise
         log.warning("flashing at %s is tried again: %s", port.busid, first)
         try:
             await _flash(port, product, image, console)
@@ -89,16 +96,18 @@ async def _flash(port: UsbPort, product: Product, image: Uf2, console: bool) -> 
         return bootloader(device) or (device if device is not None and device.ttys else None)
 
     def disk(device: UsbDevice | None) -> Disk | None:
-        device = bootloader(device)
-        return (
-            next((d for d in device.disks if _is_bootloaders(d, product)), None) if device else None
-        )
+        if device is None:
+            raise BoardError("it went off the bus while it was in its bootloader")
+        disks = device.disks if bootloader(device) else ()
+        return next((disk for disk in disks if _is_bootloaders(disk, product)), None)
 
     def back(device: UsbDevice | None) -> bool:
         if device is None or bootloader(device) or device.driver != "usb":
             return False
         return device.console is not None if console else True
 
+    if unfinished := _writing.get(port):
+        await asyncio.wait([unfinished])
     start = await port.until(
         bootloader_or_tty,
         APPEAR_TIMEOUT,
@@ -121,15 +130,29 @@ async def _flash(port: UsbPort, product: Product, image: Uf2, console: bool) -> 
         "it is in its bootloader, but the bootloader's disk did not appear (is there a driver: "
         "`modprobe usb-storage`? does udevd run?)",
     )
-    await _in_time(
-        partial(_write, loader, target.path, image.data), WRITE_TIMEOUT, "writing the firmware"
-    )
+    # A task of its own, which is not cancelled with this one: a bootloader that got half of one
+    # firmware and then another that is as long takes blocks of both.
+    writing = asyncio.create_task(_write_and_leave(port, loader, target, image))
+    writing.add_done_callback(lambda task: task.cancelled() or task.exception())
+    _writing[port] = writing
+    await asyncio.shield(writing)
     await port.until(
         back,
         RETURN_TIMEOUT,
         "the firmware was written, but the board did not come back with "
         + ("a serial port" if console else "anything on the USB")
         + f" (does this firmware have one?): else {_BY_HAND}",
+    )
+
+
+async def _write_and_leave(port: UsbPort, loader: UsbDevice, disk: Disk, image: Uf2) -> None:
+    write = partial(_write, loader, disk.path, image.data)
+    await _in_time(write, WRITE_TIMEOUT, "writing the firmware")
+    # Until it has left, it would take another firmware and start this one all the same.
+    await port.until(
+        lambda device: device is None or device.devnum != loader.devnum,
+        LEAVE_TIMEOUT,
+        "its bootloader took the whole firmware, but does not start it",
     )
 
 
@@ -186,7 +209,7 @@ def _write(loader: UsbDevice, disk: str, data: bytes) -> None:
         _check_disk(fd, loader)
         with closing(mmap.mmap(-1, len(data))) as aligned:
             aligned.write(data)
-            # What a cancelled flash still writes comes to its end first. udev respects it too.
+            # So that udev does not read the disk meanwhile (systemd: Locking Block Device Access).
             fcntl.flock(fd, fcntl.LOCK_EX)
             _write_all(fd, aligned)
         with suppress(OSError):

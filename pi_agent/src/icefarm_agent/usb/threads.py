@@ -38,5 +38,5 @@ async def in_thread(call: Callable[[], T]) -> T:
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(finish, result, failure)
 
-    threading.Thread(target=run, name=f"icefarm {call}", daemon=True).start()
+    threading.Thread(target=run, name="icefarm usb", daemon=True).start()
     return await done
