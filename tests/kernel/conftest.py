@@ -5,16 +5,16 @@ Mosquitto, Postgres and control run outside, as they are; only who needs a kerne
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from subprocess import CompletedProcess
 
 import pytest
-from support.processes import Processes, script
+from support.processes import Processes
+from support.recorder import Recorder
 
 from icefarm_broker.mosquitto import Mosquitto
 from kernel.boards import Boards
 from kernel.initrd import CannotBootError, check_programs
-from kernel.machine import HOST, Machine
+from kernel.machine import Machine
+from kernel.scenario import TIMES, Farm, Lab
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,35 +84,27 @@ def _cleaned(machine: Machine, keep: str | None = None) -> Iterator[Machine]:
             print(f"--- {machine.name}: {name}\n{machine.forget(name)[-6000:]}")
 
 
-@dataclass(frozen=True)
-class Farm:
-    """Mosquitto, Postgres and control, and how machines take part."""
+@pytest.fixture
+def lab_without_agent(lab: Machine, farm: Farm, recorder: Recorder) -> Lab:
+    """The lab with all that its agent needs; the test starts it."""
+    configured = Lab(lab, farm, recorder)
+    configured.configure()
+    return configured
 
-    processes: Processes
-    port: int
 
-    @property
-    def url(self) -> str:
-        """The broker's, for machines."""
-        return f"mqtt://{HOST}:{self.port}"
+@pytest.fixture
+def agent(lab_without_agent: Lab) -> Lab:
+    """The lab with its agent."""
+    lab_without_agent.start_agent()
+    return lab_without_agent
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """In which a machine's programs find the farm."""
-        return {"ICEFARM_BROKER": self.url, "COLUMNS": "200", "NO_COLOR": "1"}
 
-    def start_agent(self, machine: Machine, *options: str) -> None:
-        """Start an agent as the program `agent`, named like its machine."""
-        agent = script("icefarm-agent")
-        machine.start("agent", agent, "--name", machine.name, *options, env=self.environment)
-
-    def run(
-        self, machine: Machine, *arguments: str, timeout: float = 60, check: bool = True
-    ) -> CompletedProcess[str]:
-        """Run the `icefarm` command to its end."""
-        return machine.run(
-            script("icefarm"), *arguments, env=self.environment, timeout=timeout, check=check
-        )
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show how long each scenario took to bring its board back to service."""
+    if TIMES:
+        terminalreporter.section("from the event to `available`, seconds in an emulated machine")
+        for name, seconds in sorted(TIMES, key=lambda time: time[1]):
+            terminalreporter.write_line(f"{seconds:6.2f}  {name}")
 
 
 @pytest.fixture

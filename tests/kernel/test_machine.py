@@ -15,9 +15,9 @@ from icefarm_schemas import Presence
 from icefarm_schemas.topics import AgentStateTopic
 from kernel import picos
 from kernel.boards import Board, Boards
-from kernel.conftest import Farm
 from kernel.firmwares import BITSTREAM_BYTES, FIRMWARES, expected_pulses, pattern
 from kernel.machine import HOST, GuestError, Machine, MachineError
+from kernel.scenario import Farm
 from kernel.uf2 import firmware_image, uf2
 
 

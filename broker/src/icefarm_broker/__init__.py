@@ -1,7 +1,7 @@
 """iCEFARM and its Mosquitto: the typed connection, accounts, and running a broker here."""
 
 from icefarm_broker.address import DEFAULT_URL, URL_VARIABLE, BrokerAddress
-from icefarm_broker.connection import Connection
+from icefarm_broker.connection import KEEPALIVE, Connection
 from icefarm_broker.errors import (
     BrokerError,
     BrokerUnreachableError,
@@ -29,6 +29,7 @@ from icefarm_broker.stream import Stream
 
 __all__ = [
     "DEFAULT_URL",
+    "KEEPALIVE",
     "URL_VARIABLE",
     "BrokerAddress",
     "BrokerError",

@@ -17,6 +17,7 @@ from icefarm.errors import (
 from icefarm.requests import make
 from icefarm.view import View
 from icefarm_broker import (
+    KEEPALIVE,
     BrokerAddress,
     BrokerError,
     Connected,
@@ -100,6 +101,8 @@ class Session:
             ],
             session_expiry=grace,
             patience=_PATIENCE,
+            # Who may be away for a short time only wants to be missed soon.
+            keepalive=max(1, min(KEEPALIVE, round(grace / 2))),
         )
         self._requester = Requester(
             self.connection, self.client, self.id, lambda: self.view.is_served, self._undo

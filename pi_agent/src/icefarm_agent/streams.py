@@ -38,9 +38,9 @@ class StreamRequest:
 class StreamCutError(Exception):
     """Why a stream is ended from this side."""
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, **details: str) -> None:
         super().__init__(message)
-        self.error = Error(code=code, message=message)
+        self.error = Error(code=code, message=message, details=details)
 
 
 class Subscriptions:
@@ -100,7 +100,11 @@ class DeviceStream:
             if self.request == request:
                 return  # The same command, come again.
             await self._cut(
-                StreamCutError(ErrorCode.STREAM_LOST, "another stream of the board was opened")
+                StreamCutError(
+                    ErrorCode.STREAM_LOST,
+                    "another stream of the board was opened",
+                    session=request.session,
+                )
             )
             self._request = request
             self._running = asyncio.create_task(

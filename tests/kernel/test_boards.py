@@ -1,0 +1,170 @@
+"""Boards on a real kernel: found, flashed, used, broken, put right."""
+
+import random
+from functools import partial
+
+import pytest
+from support.waiting import until
+
+import icefarm
+from icefarm_broker.mosquitto import Mosquitto
+from icefarm_schemas import DeviceStatus
+from kernel import picos
+from kernel.boards import Boards
+from kernel.firmwares import BITSTREAM_BYTES, expected_pulses
+from kernel.scenario import Lab
+from kernel.uf2 import firmware_image, uf2
+
+S = DeviceStatus
+
+
+def test_a_board_comes_and_goes(agent: Lab, boards: Boards) -> None:
+    with agent.timed("a board is plugged in", board_name := "E6614C311B0000A1"):
+        board = boards.plug("silent", serial=board_name, model="pico-ice")
+    state = agent.state_of(board.serial)
+    assert state is not None
+    assert state.product == "pico-ice"
+    assert state.labels == {"room": "cellar"}
+    assert set(state.behaviours) == {"pulsecount", "serial", "usbip"}
+    assert board.state.firmware == "default"
+    board.unplug()
+    agent.wait_until_gone(board.serial)
+    with agent.timed("and again", board.serial):
+        board.plug()
+
+
+def test_a_board_measures(agent: Lab, boards: Boards, mosquitto: Mosquitto) -> None:
+    board = boards.plug()
+    agent.wait_for(board.serial, S.AVAILABLE)
+    bitstreams = [random.Random(seed).randbytes(BITSTREAM_BYTES) for seed in range(4)]
+    with (
+        icefarm.Client(mosquitto.url, name="ann") as client,
+        client.reserve(labels={"room": "cellar"}) as reservation,
+    ):
+        results = sorted(reservation.evaluate(bitstreams), key=lambda result: result.index)
+        assert [result.pulses for result in results] == [expected_pulses(b) for b in bitstreams]
+        ended = agent.timed("a reservation is released", board.serial)
+        ended.__enter__()
+    ended.__exit__(None, None, None)
+    assert board.state.firmware == "default"
+
+
+def test_a_board_that_is_found_in_its_bootloader_is_taken_in(agent: Lab, boards: Boards) -> None:
+    board = boards.plug("silent", bootloader=True)
+    with agent.timed("a board comes as a bootloader", board.serial):
+        pass
+    # Once, although nobody knew which one it was.
+    assert (board.state.firmware, board.state.flashed) == ("default", 1)
+
+
+@pytest.mark.timeout(240)
+def test_a_board_that_cannot_be_flashed_is_broken_with_a_reason(agent: Lab, boards: Boards) -> None:
+    faults = {
+        picos.NO_BOOTLOADER: "hold its BOOTSEL button",
+        picos.NO_DISK: "disk did not appear",
+        picos.NO_RETURN: "did not come back",
+    }
+    plugged = {}
+    for fault in faults:
+        plugged[fault] = boards.plug()
+        plugged[fault].misbehave(fault)
+    for fault, board in plugged.items():
+        state = until(partial(agent.ever, board.serial, S.BROKEN), f"broken by {fault}", 90)
+        assert faults[fault] in (state.detail or "")
+        board.unplug()
+        board.misbehave()
+        with agent.timed(f"a board is plugged in again, which had {fault}", board.serial):
+            board.plug()
+
+
+def test_a_firmware_that_was_not_taken_is_written_again(agent: Lab, boards: Boards) -> None:
+    board = boards.plug("echo")
+    board.misbehave(picos.FLASH_LOST)
+    agent.wait_for(board.serial, S.AVAILABLE)
+    assert board.state.flashed == 2
+
+
+def test_what_somebody_else_has_bound_is_taken_back(agent: Lab, boards: Boards) -> None:
+    board = boards.plug()
+    agent.wait_for(board.serial, S.AVAILABLE)
+    with agent.timed("somebody else binds a free board", board.serial):
+        agent.machine.run("modprobe", "usbip-host")
+        agent.machine.run("usbip", "bind", "-b", board.busid)
+    state = agent.state_of(board.serial)
+    assert state is not None
+    assert state.repairs == 1
+    assert agent.driver(board.busid) == "usb"
+
+
+def test_a_free_board_that_is_rebooted_by_hand_is_put_right(agent: Lab, boards: Boards) -> None:
+    board = boards.plug()
+    agent.wait_for(board.serial, S.AVAILABLE)
+    with agent.timed("somebody reboots a free board into its bootloader", board.serial):
+        board.unplug()
+        board.plug(bootloader=True)
+    assert board.state.firmware == "default"
+
+
+@pytest.mark.parametrize(
+    "left",
+    ["add {0}", "add {0}; unbind {0}", "add {0}; unbind {0}; bind {0}", "unbind {0}"],
+)
+def test_what_a_killed_agent_has_left_half_way_is_taken_back(
+    lab_without_agent: Lab, boards: Boards, left: str
+) -> None:
+    lab = lab_without_agent
+    board = boards.plug()
+    board.wait_for_tty()
+    lab.machine.run("modprobe", "usbip-host")
+    host = "/sys/bus/usb/drivers/usbip-host"
+    commands = {
+        "add": f"echo add {board.busid} > {host}/match_busid",
+        "unbind": f"echo {board.busid} > /sys/bus/usb/drivers/usb/unbind",
+        "bind": f"echo {board.busid} > {host}/bind",
+    }
+    for step in left.format(board.busid).split("; "):
+        lab.machine.run("sh", "-c", commands[step.split()[0]])
+    with lab.timed(f"an agent starts after: {left.format('board')}", board.serial):
+        lab.start_agent()
+    assert lab.driver(board.busid) == "usb"
+    assert lab.exported() == ""
+
+
+def test_the_holder_flashes_a_firmware_of_his_own(
+    agent: Lab, boards: Boards, mosquitto: Mosquitto
+) -> None:
+    board = boards.plug()
+    agent.wait_for(board.serial, S.AVAILABLE)
+    with (
+        icefarm.Client(mosquitto.url, name="ann") as client,
+        client.reserve(behaviour="serial") as reservation,
+    ):
+        with pytest.raises(icefarm.InvalidFirmwareError, match="UF2"):
+            reservation.flash(b"this is no firmware")
+        reservation.flash(uf2(firmware_image("echo")))
+        assert board.state.firmware == "echo"
+        with reservation.console() as console:
+            console.write(b"one two three")
+            assert console.read(13) == b"one two three"
+        # What it is rebooted into by its own means is still this board.
+        reservation.flash(uf2(firmware_image("foreign")))
+        assert board.state.firmware == "foreign"
+    agent.wait_for(board.serial, S.AVAILABLE)
+    assert board.state.firmware == "default"
+
+
+def test_an_agent_that_is_interrupted_twice_leaves_nothing_bound(
+    agent: Lab, boards: Boards, mosquitto: Mosquitto
+) -> None:
+    board = boards.plug()
+    agent.wait_for(board.serial, S.AVAILABLE)
+    with (
+        icefarm.Client(mosquitto.url, name="ann") as client,
+        client.reserve(behaviour="usbip"),
+    ):
+        until(lambda: agent.driver(board.busid) == "usbip-host", "bound")
+        agent.machine.signal("agent", 2)
+        agent.machine.signal("agent", 2)
+        assert agent.machine.wait("agent") == 0
+        assert agent.driver(board.busid) == "usb"
+        assert agent.exported() == ""
