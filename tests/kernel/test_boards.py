@@ -70,6 +70,7 @@ def test_a_board_that_cannot_be_flashed_is_broken_with_a_reason(agent: Lab, boar
         plugged[fault].misbehave(fault)
     for fault, board in plugged.items():
         state = until(partial(agent.ever, board.serial, S.BROKEN), f"broken by {fault}", 90)
+        assert state is not None
         assert faults[fault] in (state.detail or "")
         board.unplug()
         board.misbehave()
@@ -146,10 +147,12 @@ def test_the_holder_flashes_a_firmware_of_his_own(
         with reservation.console() as console:
             console.write(b"one two three")
             assert console.read(13) == b"one two three"
-        # What it is rebooted into by its own means is still this board.
+        # With other names on the bus it is still this board, also for an agent that starts anew.
         reservation.flash(uf2(firmware_image("foreign")))
         assert board.state.firmware == "foreign"
-    agent.wait_for(board.serial, S.AVAILABLE)
+        with agent.timed("the agent is killed while a foreign firmware runs", board.serial):
+            agent.kill_agent()
+            agent.start_agent()
     assert board.state.firmware == "default"
 
 

@@ -14,6 +14,8 @@ from icefarm_agent.device import Device
 from icefarm_agent.dispatch import Dispatch
 from icefarm_agent.outbox import Outbox
 from icefarm_agent.streams import DeviceStream, Subscriptions
+from icefarm_agent.usb.configuration import Configuration
+from icefarm_agent.usb.discovery import Discovery
 from icefarm_broker import (
     BrokerAddress,
     Connected,
@@ -30,6 +32,7 @@ from icefarm_schemas import (
     AgentState,
     AgentStopping,
     Assignment,
+    DeviceState,
     Presence,
 )
 from icefarm_schemas.topics import (
@@ -53,6 +56,7 @@ class Agent:
     """Runs boards, which may come and go, until it is cancelled.
 
     `name` is its name in topics, and at the broker; `labels` are those of all its boards.
+    With a `configuration`, it finds the boards that are plugged in; others may be added.
     """
 
     def __init__(
@@ -61,8 +65,14 @@ class Agent:
         address: BrokerAddress,
         behaviours: Mapping[str, type[Behaviour]],
         labels: Mapping[str, str] | None = None,
+        configuration: Configuration | None = None,
     ) -> None:
         self._name = name
+        self._discovery = (
+            None
+            if configuration is None
+            else Discovery(configuration, found=self.add, lost=self.remove)
+        )
         self._behaviours, self._labels = behaviours, labels
         self._state = AgentState(
             status=Presence.ONLINE,
@@ -144,7 +154,9 @@ class Agent:
             TakenOverError: another agent of the same name has connected.
         """
         async with asyncio.TaskGroup() as self._tasks:
-            # Boards are made ready meanwhile, also while there is no broker.
+            # Boards are found and made ready meanwhile, also while there is no broker.
+            if self._discovery is not None:
+                self._tasks.create_task(self._discovery.run())
             for device in self._devices.values():
                 self._start(device)
             try:
@@ -226,6 +238,10 @@ class Agent:
                         await self._dispatch.take(happening)
                     else:
                         self._early.append(happening)
+                case Received(DeviceStateTopic(_, device), DeviceState(port=str(port)) as state):
+                    # Reported by a former life of this agent, else it would be here.
+                    if device not in self._devices and self._discovery is not None:
+                        self._discovery.remember(port, device, state.product)
                 case Received(SessionStateTopic(client, session), state):
                     if state is None or state.status is Presence.OFFLINE:
                         self._end_streams_of(client, session)

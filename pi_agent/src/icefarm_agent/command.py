@@ -1,6 +1,5 @@
 """The `icefarm-agent` command."""
 
-import asyncio
 import resource
 import socket
 import sys
@@ -12,7 +11,6 @@ import typer
 from icefarm_agent.agent import Agent
 from icefarm_agent.behaviours import installed_behaviours
 from icefarm_agent.usb.configuration import Configuration, ConfigurationError
-from icefarm_agent.usb.discovery import Discovery
 from icefarm_agent.virtual.board import virtual_boards
 from icefarm_agent.virtual.errors import ToolsMissing
 from icefarm_broker import URL_VARIABLE, BrokerAddress
@@ -72,14 +70,10 @@ def run(
 
     async def main() -> None:
         async with virtual_boards(agent_name, virtual_boards_count, virtual_speed) as boards:
-            agent = Agent(agent_name, address, installed_behaviours(), labels)
+            agent = Agent(agent_name, address, installed_behaviours(), labels, known)
             for board in boards:
                 agent.add(board)
-            async with asyncio.TaskGroup() as tasks:
-                if known is not None:
-                    discovery = Discovery(known, agent.add, agent.remove)
-                    tasks.create_task(discovery.run())
-                tasks.create_task(agent.run())
+            await agent.run()
 
     try:
         sys.exit(run_service(main))

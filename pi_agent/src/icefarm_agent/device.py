@@ -332,6 +332,7 @@ class Device:
                 reservation=serving and serving.reservation,
                 in_use=self.stream.is_open,
                 repairs=self._repairs,
+                port=None if self._board.port is None else self._board.port.busid,
                 detail=self._detail,
                 since=self._since,
             )

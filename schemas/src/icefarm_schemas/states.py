@@ -98,6 +98,8 @@ class DeviceState(Message):
 
     `in_use` says whether a stream of the holder's is open. `repairs` counts how often the agent
     found the device in another state than it should be in, and brought it back, since it started.
+    `port` is where the device is plugged in, as in "1-1.2"; by it an agent that was killed knows a
+    device again whose holder's firmware calls itself something else.
     """
 
     status: DeviceStatus
@@ -108,6 +110,7 @@ class DeviceState(Message):
     reservation: Name | None = None
     in_use: bool = False
     repairs: int = 0
+    port: str | None = Field(default=None, max_length=64)
     detail: str | None = None
     since: UtcTime
 

@@ -39,6 +39,7 @@ class Discovery:
         self._found = found
         self._lost = lost
         self._context = pyudev.Context()
+        self._roster: Roster | None = None
 
     async def run(self) -> None:
         """Watch until cancelled.
@@ -53,7 +54,7 @@ class Discovery:
         monitor.start()
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
-            roster = Roster(
+            self._roster = roster = Roster(
                 self._configuration,
                 lambda busid: read_device(self._context, busid),
                 self._found,
@@ -66,6 +67,11 @@ class Discovery:
                 await asyncio.Event().wait()
             finally:
                 loop.remove_reader(monitor.fileno())
+
+    def remember(self, place: str, name: str, product: str) -> None:
+        """See `Roster.remember`."""
+        if self._roster is not None:
+            self._roster.remember(place, name, product)
 
     def _read_events(self, monitor: pyudev.Monitor, roster: Roster) -> None:
         places = set()

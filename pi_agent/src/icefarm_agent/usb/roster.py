@@ -105,6 +105,26 @@ class Roster:
         if device is None:
             self._refused.pop(place, None)
 
+    def remember(self, place: str, name: str, product: str) -> None:
+        """A board was at a place in a former life of this agent.
+
+        What is there now and calls itself something that we do not know is that board still, with
+        a firmware of its holder's: if it is given away over USB/IP, or has a serial port by which
+        it can be rebooted.
+        """
+        port = self._port(place)
+        device = port.device
+        if device is None or name in self._boards or place in self._at:
+            return
+        reachable = bool(device.ttys) or device.driver == usbip_host.DRIVER
+        ignored = device.serial in self._configuration.ignored
+        if reachable and not ignored and recognise(self._configuration, device) is None:
+            log.info("%s is at the USB port %s with a firmware of its holder's", name, place)
+            products = self._configuration.products
+            kind = next((kind for kind in products if kind.name == product), products[0])
+            self._appear(name, kind, port)
+            self._boards[name].foreign = True
+
     def _port(self, place: str) -> UsbPort:
         return self._ports.setdefault(place, UsbPort(place, self._read))
 
