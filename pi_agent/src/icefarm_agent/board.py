@@ -77,6 +77,9 @@ class Board(Protocol):
     async def watch(self) -> str:
         """Return when it is not what it should be while nobody exports it, and say what it is."""
 
+    async def replugged(self) -> None:
+        """Return when the board is new on its bus, so that it may be worth another attempt."""
+
     async def close(self) -> None:
         """Let go of the board."""
 
@@ -103,5 +106,12 @@ class BoardWithoutUsb:
 
     async def watch(self) -> str:
         """Wait for ever: nobody can take it."""
-        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        return await never
+        return await _never()
+
+    async def replugged(self) -> None:
+        """Wait for ever: it has no plug."""
+        await _never()
+
+
+def _never() -> "asyncio.Future[str]":
+    return asyncio.get_running_loop().create_future()

@@ -269,9 +269,7 @@ class Device:
         self._become(status)
         try:
             await self._board.recover()
-            await self._board.install(DEFAULT_FIRMWARE)
-            async with Console(self._board.console) as console:
-                await console.wait_for(DEFAULT_FIRMWARE_GREETING, self._board.patience)
+            await self._install_default()
         except BoardError as error:
             self._become(DeviceStatus.BROKEN, f"its default firmware does not run: {error}")
         except Exception as error:
@@ -280,6 +278,20 @@ class Device:
             self._become(DeviceStatus.BROKEN, f"it cannot be brought to its firmware: {error!r}")
         else:
             self._become(DeviceStatus.AVAILABLE)
+
+    async def _install_default(self) -> None:
+        """Write the default firmware until the board greets, at most twice."""
+        await self._board.install(DEFAULT_FIRMWARE)
+        try:
+            await self._hear_greeting()
+        except BoardError as error:
+            log.warning("%s gets its default firmware once more: %s", self.name, error)
+            await self._board.install(DEFAULT_FIRMWARE)
+            await self._hear_greeting()
+
+    async def _hear_greeting(self) -> None:
+        async with Console(self._board.console) as console:
+            await console.wait_for(DEFAULT_FIRMWARE_GREETING, self._board.patience)
 
     async def _stay_available(self) -> None:
         """Wait for an assignment, and see that the board is still fit for one."""
@@ -301,11 +313,18 @@ class Device:
             await self._until_over(assignment)
             await self._restore(DeviceStatus.CLEANING)
             return
+        changed = asyncio.create_task(self._changed.wait())
+        replugged = asyncio.create_task(self._board.replugged())
         try:
-            async with asyncio.timeout(_TRY_AGAIN):
-                await self._changed.wait()
-        except TimeoutError:
-            await self._restore(DeviceStatus.PREPARING)
+            await asyncio.wait(
+                [changed, replugged], timeout=_TRY_AGAIN, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not changed.done():
+                await self._restore(DeviceStatus.PREPARING)
+        finally:
+            for task in (changed, replugged):
+                task.cancel()
+            await asyncio.wait([changed, replugged])
 
     def _become(self, status: DeviceStatus, detail: str | None = None) -> None:
         if status not in NEXT[self._status]:

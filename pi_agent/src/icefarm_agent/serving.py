@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icefarm_agent.behaviours import Behaviour, MeasurementError, Measures
-from icefarm_agent.board import Board
+from icefarm_agent.board import Board, BoardError
 from icefarm_agent.commands import Command
 from icefarm_agent.streams import DeviceStream, StreamCutError
 from icefarm_agent.work import Work
@@ -96,11 +96,22 @@ class Serving:
             await asyncio.wait([working])
 
     async def _start(self) -> None:
+        await self._install()
+        try:
+            await self.behaviour.start()
+        except BoardError as error:
+            if self.work.firmware is None and self.behaviour.firmware is None:
+                raise
+            log.warning("%s gets its firmware once more: %s", self.board.name, error)
+            await self.behaviour.stop()
+            await self._install()
+            await self.behaviour.start()
+
+    async def _install(self) -> None:
         if self.work.firmware is not None:
             await self.board.write_firmware(self.work.firmware)
         elif self.behaviour.firmware is not None:
             await self.board.install(self.behaviour.firmware)
-        await self.behaviour.start()
 
     async def _let_go(self, why: str) -> None:
         await self.stream.cut(StreamCutError(ErrorCode.STREAM_LOST, why))

@@ -179,6 +179,12 @@ class UsbBoard:
             return "it shows no serial port"
         return None
 
+    async def replugged(self) -> None:
+        """Return when there is something else, or itself anew, where it is plugged in."""
+        before = self._port.device
+        while (now := self._port.device) is None or (before and now.devnum == before.devnum):
+            await self._port.changed()
+
     async def close(self) -> None:
         """Let go of it: it is no longer given away over USB/IP."""
         if usbip_host.driver_of(self._port.busid) == usbip_host.DRIVER:
