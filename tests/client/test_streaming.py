@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from support.processes import Processes
 from support.recorder import Recorder
 from support.stream_agent import StreamAgent
@@ -16,29 +15,10 @@ from support.waiting import until_async
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto
-from icefarm_schemas import ControlState, DeviceStatus, Error, ErrorCode, Presence
-from icefarm_schemas.topics import CloseTopic, ControlStateTopic, FlashTopic, OpenTopic
+from icefarm_schemas import DeviceStatus, Error, ErrorCode
+from icefarm_schemas.topics import CloseTopic, FlashTopic, OpenTopic
 
 MEGABYTE = random.Random(4).randbytes(1_000_000)
-
-
-@pytest_asyncio.fixture
-async def agent(
-    processes: Processes, recorder: Recorder, mosquitto: Mosquitto
-) -> AsyncIterator[StreamAgent]:
-    """With the boards a and b, and control to give them away."""
-    processes.control()
-    async with StreamAgent(mosquitto.url, boards=("a", "b")) as agent:
-
-        async def served() -> bool:
-            states = [r.message for r in recorder.of(ControlStateTopic)]
-            last = states[-1] if states else None
-            return isinstance(last, ControlState) and last.status is Presence.ONLINE
-
-        await until_async(served)
-        async with icefarm.AsyncClient(mosquitto.url, name="watcher") as client:
-            await client.wait_until_available(2, behaviour="serial", timeout=30)
-        yield agent
 
 
 @asynccontextmanager
