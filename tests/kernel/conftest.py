@@ -96,6 +96,7 @@ def lab_without_agent(lab: Machine, farm: Farm, recorder: Recorder) -> Lab:
 def agent(lab_without_agent: Lab) -> Lab:
     """The lab with its agent."""
     lab_without_agent.start_agent()
+    lab_without_agent.wait_until_online()
     return lab_without_agent
 
 

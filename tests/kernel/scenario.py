@@ -1,5 +1,6 @@
 """What scenarios share: a lab whose agent has firmware for its boards, seen as the farm sees it."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ from support.processes import Processes, script
 from support.recorder import Recorder
 from support.waiting import until
 
-from icefarm_schemas import DeviceState, DeviceStatus
-from icefarm_schemas.topics import DeviceStateTopic
+from icefarm_schemas import DeviceState, DeviceStatus, Presence
+from icefarm_schemas.topics import AgentStateTopic, DeviceStateTopic
+from kernel import assassin
 from kernel.machine import HOST, Machine
 from kernel.uf2 import firmware_image, uf2
 
@@ -77,7 +79,18 @@ class Lab:
 
     def start_agent(self) -> None:
         """As its service does, also after it was killed."""
+        if "agent" in self.machine.programs():
+            print(f"--- a former agent\n{self.machine.forget('agent')}")
         self.farm.start_agent(self.machine, "--config", CONFIGURATION)
+
+    def wait_until_online(self) -> None:
+        """Until the agent takes part in the farm."""
+
+        def online() -> bool:
+            told = self.recorder.of(AgentStateTopic, agent=self.machine.name)
+            return bool(told) and told[-1].message.status is Presence.ONLINE
+
+        until(online, "the agent online", timeout=60)
 
     def kill_agent(self) -> None:
         """SIGKILL."""
@@ -98,9 +111,10 @@ class Lab:
         """Until a device reports a status, in a report after the first `since`."""
 
         def reached() -> DeviceState | None:
+            # Of a device that is assigned, some are there for a moment only.
             told = self.recorder.of(DeviceStateTopic, agent=self.machine.name, device=device)
-            state: DeviceState | None = told[-1].message if len(told) > since else None
-            return state if state is not None and state.status is status else None
+            states = [one.message for one in told[since:] if one.message is not None]
+            return next((state for state in states if state.status is status), None)
 
         state = until(reached, f"{device} {status}; it is {self.state_of(device)}", timeout=60)
         assert state is not None
@@ -123,6 +137,25 @@ class Lab:
         yield
         self.wait_for(device, DeviceStatus.AVAILABLE, since)
         TIMES.append((name, time.monotonic() - started))
+
+    @contextmanager
+    def killed_when(self, event: str, busid: str) -> Iterator[None]:
+        """SIGKILL the agent in the moment of an event (see `assassin.py`) in the block.
+
+        And start it again, as its service would; return when the new one is on its way.
+        """
+        pid = self.machine.run("pgrep", "-f", "icefarm-agent").stdout.split()[0]
+        self.machine.start("assassin", sys.executable, "-S", assassin.__file__, event, busid, pid)
+        until(lambda: "waits" in self.machine.log("assassin"), "the assassin")
+        yield
+        assert self.machine.wait("assassin", timeout=60) == 0, self.machine.log("assassin")
+        print(self.machine.forget("assassin"))
+        self.start_agent()
+
+    def usbip_status(self, busid: str) -> str:
+        """1: free, 2: in use, 3: error; empty where it is not bound to usbip-host."""
+        path = f"/sys/bus/usb/devices/{busid}/usbip_status"
+        return self.machine.run("cat", path, check=False).stdout.strip()
 
     def driver(self, busid: str) -> str:
         """That the kernel has for a device now."""

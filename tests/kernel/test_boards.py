@@ -122,9 +122,7 @@ def test_what_a_killed_agent_has_left_half_way_is_taken_back(
     ]
     for path, word in binding[:steps]:
         lab.machine.write(path, word.encode())
-    with lab.timed(
-        f"an agent starts after one was killed, {steps} of 3 into binding", board.serial
-    ):
+    with lab.timed(f"an agent starts after one was killed, {steps}/3 into binding", board.serial):
         lab.start_agent()
     assert lab.driver(board.busid) == "usb"
     assert lab.exported() == ""

@@ -253,7 +253,7 @@ class StreamAgent:
         await self.connection.subscribe(up.build(self.connection.root))
         inner, far = socket.socketpair()
         far.setblocking(False)
-        stream = Stream(self.connection, topic.stream, down, up, inner.detach())
+        stream = Stream(self.connection, topic.stream, down, up, inner.detach(), speaks_first=False)
         tasks = [
             asyncio.create_task(self._carry(topic, stream, board)),
             asyncio.create_task(self._run_device(far)),

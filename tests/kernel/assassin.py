@@ -1,0 +1,63 @@
+"""Kills a process in the middle of something: python assassin.py EVENT BUSID PID
+
+It looks at the kernel all the time, so that the process is dead some milliseconds after the event:
+
+    bind     the port is in usbip-host's table, of which the device is not bound yet
+    attach   the kernel has the agent's socket
+    flash    the bootloader's disk has been opened for writing
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _writes_to_a_disk(pid: int) -> bool:
+    try:
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            if os.readlink(entry.path).startswith("/dev/sd"):
+                return True
+    except OSError:
+        return False
+    return False
+
+
+def condition(event: str, busid: str, pid: int) -> Callable[[], bool]:
+    """What is waited for."""
+    if event == "bind":
+        return lambda: busid in _read("/sys/bus/usb/drivers/usbip-host/match_busid").split()
+    if event == "attach":
+        return lambda: _read(f"/sys/bus/usb/devices/{busid}/usbip_status").strip() == "2"
+    if event == "flash":
+        return lambda: _writes_to_a_disk(pid)
+    raise SystemExit(f"no such event: {event}")
+
+
+def main() -> None:
+    """Wait, and kill."""
+    event, busid, victim = sys.argv[1:]
+    happened = condition(event, busid, int(victim))
+    print("waits", flush=True)
+    deadline = time.monotonic() + 60
+    while not happened():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{event} did not happen in a minute")
+        time.sleep(0.0005)
+    os.kill(int(victim), signal.SIGKILL)
+    link = f"/sys/bus/usb/devices/{busid}/driver"
+    driver = os.path.basename(os.readlink(link)) if os.path.islink(link) else "none"
+    print(f"killed in the middle of {event}; the device's driver is {driver}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""A board of the lab as a USB device of the desk, and every way in which that can end."""
+
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from support.processes import script
+from support.waiting import until
+
+import icefarm
+from icefarm_broker.mosquitto import Mosquitto
+from icefarm_schemas import DeviceStatus
+from kernel import holder
+from kernel.boards import Board, Boards
+from kernel.machine import Machine
+from kernel.scenario import Farm, Lab
+from kernel.uf2 import firmware_image, uf2
+
+S = DeviceStatus
+
+VHCI = "/sys/devices/platform/vhci_hcd.0/status"
+
+
+@dataclass
+class Desk:
+    """The machine of somebody who has a board attached."""
+
+    machine: Machine
+    farm: Farm
+
+    def attach(self, reservation: str | None = None, grace: float = 10) -> str:
+        """Start a holder, and wait for the tty of its board."""
+        self.start(reservation, grace)
+        return self.wait_for_tty()
+
+    def start(self, reservation: str | None = None, grace: float = 10) -> None:
+        """Start a holder."""
+        self.machine.start(
+            "holder",
+            sys.executable,
+            holder.__file__,
+            str(grace),
+            *([reservation] if reservation else []),
+            env=self.farm.environment,
+        )
+
+    def wait_for_tty(self, since: int = 0) -> str:
+        """The tty, when it has been attached after the holder had said so many words."""
+
+        def attached() -> str | None:
+            said = [line.split() for line in self.machine.log("holder").splitlines()]
+            ttys = [words[1] for words in said[since:] if words[0] == "attached" and words[1:]]
+            assert self.machine.running("holder"), self.machine.log("holder")
+            return ttys[-1] if ttys else None
+
+        tty = until(attached, "a tty at the desk", timeout=60)
+        assert tty is not None
+        return tty
+
+    @property
+    def said(self) -> int:
+        """How many lines the holder has said so far."""
+        return len(self.machine.log("holder").splitlines())
+
+    def stop(self) -> None:
+        """As Ctrl-C does."""
+        self.machine.signal("holder", 15)
+        self.machine.wait("holder")
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.machine.kill("holder")
+        self.machine.wait("holder")
+
+    def ports_in_use(self) -> int:
+        """Of its virtual USB controller."""
+        lines = self.machine.read(VHCI).decode().splitlines()[1:]
+        return sum(line.split()[2] != "004" for line in lines)
+
+    def echo(self, tty: str, text: str) -> None:
+        """Let the board repeat a line."""
+        heard = self.machine.talk(tty, text.encode() + b"\n", f": {text}\r\n")
+        assert text.encode() in heard
+
+
+@pytest.fixture
+def user(desk: Machine, farm: Farm) -> Desk:
+    return Desk(desk, farm)
+
+
+@pytest.fixture
+def board(agent: Lab, boards: Boards) -> Board:
+    """One that is available."""
+    plugged = boards.plug()
+    agent.wait_for(plugged.serial, S.AVAILABLE)
+    return plugged
+
+
+@pytest.fixture
+def kept(board: Board, mosquitto: Mosquitto) -> Iterator[icefarm.Reservation]:
+    """A reservation that outlives its holders."""
+    with icefarm.Client(mosquitto.url, name="ann") as client:
+        reservation = client.reserve(behaviour="usbip", keep=True)
+        yield reservation
+        client.release(everything=True)
+
+
+def test_a_board_is_attached_used_and_detached(
+    agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
+) -> None:
+    kept.flash(uf2(firmware_image("echo")))
+    tty = user.attach(kept.id)
+    state = agent.state_of(board.serial)
+    assert state is not None
+    assert state.in_use
+    bitstream = random.Random(4).randbytes(104_090)
+    assert user.machine.talk(tty, bitstream + b"--end--", "--end--") == bitstream + b"--end--"
+    # The agent makes connections, and takes none.
+    listening = agent.machine.run("ss", "-ltnH").stdout
+    assert listening == ""
+    print(agent.machine.run("ss", "-ltn").stdout, agent.machine.run("ss", "-tn").stdout)
+    user.stop()
+    assert user.ports_in_use() == 0
+    until(lambda: agent.usbip_status(board.busid) == "1", "free for the next")
+    with agent.timed("the holder detaches and releases", board.serial):
+        kept.release()
+    assert agent.exported() == ""
+
+
+def test_a_board_is_flashed_through_its_attachment(
+    agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
+) -> None:
+    tty = user.attach(kept.id)
+    said = user.said
+    user.machine.touch(tty)
+
+    def disk() -> str | None:
+        lines = [line.split() for line in user.machine.log("holder").splitlines()[said:]]
+        paths = [path for words in lines if words[0] == "attached" for path in words[1:]]
+        return next((path for path in paths if path.startswith("/dev/sd")), None)
+
+    bootloader = until(disk, "the bootloader's disk at the desk", timeout=60)
+    said = user.said
+    user.machine.write("/run/new.uf2", uf2(firmware_image("echo")))
+    options = ("bs=64K", "seek=1M", "oflag=seek_bytes", "conv=notrunc,fsync")
+    user.machine.run("dd", "if=/run/new.uf2", f"of={bootloader}", *options, check=False)
+    tty = user.wait_for_tty(said)
+    assert board.state.firmware == "echo"
+    assert user.machine.talk(tty, b"it echoes now", "now") == b"it echoes now"
+    user.stop()
+    # Nothing of that was a fault.
+    state = agent.state_of(board.serial)
+    assert state is not None
+    assert state.repairs == 0
+
+
+def test_a_reset_exports_the_board_again(
+    agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
+) -> None:
+    tty = user.attach(kept.id)
+    said = user.said
+    kept.reset()
+    user.echo(user.wait_for_tty(said), "after the reset")
+    user.stop()
+    assert tty
+
+
+def test_a_program_that_has_the_tty_open_gets_an_error_when_the_stream_is_lost(
+    agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
+) -> None:
+    tty = user.attach(kept.id)
+    user.machine.start("reader", "sh", "-c", f"stty -F {tty} raw; cat {tty}; echo it ended")
+    until(lambda: "default firmware" in user.machine.log("reader"), "the board's words")
+    with agent.timed("a reservation is ended by another session while attached", board.serial):
+        kept.release()
+    assert user.machine.wait("reader") == 0
+    assert "it ended" in user.machine.log("reader")
+    assert user.ports_in_use() == 0
+
+
+def test_the_client_is_killed(agent: Lab, user: Desk, board: Board) -> None:
+    user.attach(grace=1)
+    with agent.timed("the client is killed", board.serial):
+        user.kill()
+    assert user.ports_in_use() == 0
+
+
+def test_the_clients_network_is_cut(agent: Lab, user: Desk, board: Board) -> None:
+    user.attach(grace=1)
+    with agent.timed("the client's network is cut", board.serial):
+        user.machine.set_link(False)
+
+
+def test_the_clients_network_comes_back(
+    agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
+) -> None:
+    user.attach(kept.id, grace=2)
+    said = user.said
+    user.machine.set_link(False)
+    until(lambda: user.said > said, "the loss at the desk", timeout=60)
+    assert user.ports_in_use() == 0
+    user.machine.set_link(True)
+    user.echo(user.wait_for_tty(said), "attached again")
+    user.stop()
+
+
+def test_the_clients_machine_loses_its_power(agent: Lab, user: Desk, board: Board) -> None:
+    user.attach(grace=1)
+    with agent.timed("the client's machine loses its power", board.serial):
+        user.machine.power_cut()
+
+
+def test_the_clients_machine_reboots_and_goes_on(
+    agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
+) -> None:
+    user.attach(kept.id)
+    user.machine.power_cut()
+    user.machine.boot()
+    # Whatever the farm still believes of the former session, the same reservation is attached.
+    user.echo(user.attach(kept.id), "after the reboot")
+    user.stop()
+    with agent.timed("the client's machine was rebooted, and released its board", board.serial):
+        kept.release()
+
+
+def test_the_agent_is_killed_while_it_binds(agent: Lab, board: Board) -> None:
+    command = agent.farm.processes
+    with (
+        agent.timed("the agent is killed in the middle of binding", board.serial),
+        agent.killed_when("bind", board.busid),
+    ):
+        reserve = command.start(
+            "reserve", script("icefarm"), "reserve", "--name", "ann", "--behaviour", "usbip"
+        )
+    # The one who reserved it waits for it, and gets it.
+    assert reserve.wait(60) == 0, command.output("reserve")
+    assert agent.driver(board.busid) == "usbip-host"
+    command.run("release", "--name", "ann", "--all")
+    agent.wait_for(board.serial, S.AVAILABLE, agent.reports(board.serial))
+    assert agent.exported() == ""
+
+
+def test_the_agent_is_killed_while_it_attaches(
+    agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
+) -> None:
+    with (
+        agent.timed("the agent is killed in the middle of attaching", board.serial),
+        agent.killed_when("attach", board.busid),
+    ):
+        user.start(kept.id)
+    user.echo(user.wait_for_tty(), "attached after all")
+    user.stop()
+
+
+def test_the_agent_is_killed_while_it_flashes(agent: Lab, boards: Boards) -> None:
+    board = boards.plug(serial="E6614C311B0000F1")
+    with (
+        agent.timed("the agent is killed in the middle of flashing", board.serial),
+        agent.killed_when("flash", board.busid),
+    ):
+        pass
+    assert board.state.firmware == "default"
+
+
+def test_a_board_is_unplugged_while_it_is_attached(
+    agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
+) -> None:
+    user.attach(kept.id)
+    board.unplug()
+    agent.wait_until_gone(board.serial)
+    assert user.ports_in_use() == 0
+    with agent.timed("a board is plugged in that was unplugged while attached", board.serial):
+        board.plug()
+    # It came back in time, so it is its holder's still.
+    kept.wait_until_ready()
+    user.echo(user.wait_for_tty(), "plugged in again")
+    user.stop()
+
+
+def test_a_board_is_unplugged_while_it_is_flashed(agent: Lab, boards: Boards) -> None:
+    board = boards.plug(serial="E6614C311B0000F2")
+    board.misbehave(unplug_at_block=20)
+    until(lambda: board.state.mode == "off" and board.state.blocks >= 20, "unplugged")
+    agent.wait_until_gone(board.serial)
+    with agent.timed("a board is plugged in that was unplugged while flashed", board.serial):
+        board.plug()
+    assert board.state.firmware == "default"
