@@ -236,30 +236,24 @@ async def wait_for_nodes(attached: Port) -> Nodes:
     """What the device brings, when there is something, or when nothing more is to be expected."""
     began, configured = time.monotonic(), None
     while True:
-        nodes, now = list_nodes(attached), time.monotonic()
-        if configured is None and _is_configured(attached):
+        # In a thread: the kernel may let a look at a device wait until that has answered, and the
+        # answer comes by this process's event loop.
+        nodes, has_drivers, is_configured = await asyncio.to_thread(_look_at, attached)
+        now = time.monotonic()
+        if configured is None and is_configured:
             configured = now
-        if (nodes.ttys or nodes.disks) and _has_drivers(attached):
+        if (nodes.ttys or nodes.disks) and has_drivers:
             return nodes
         if now - began > _PATIENCE or (configured is not None and now - configured > _SETTLING):
             return nodes
         await asyncio.sleep(_LOOK)
 
 
-def _is_configured(attached: Port) -> bool:
+def _look_at(attached: Port) -> tuple[Nodes, bool, bool]:
+    """What the device brings, whether each interface has its driver, and whether there are any."""
     port = find(attached)
     if port is None or port.status != _IN_USE:
-        return False
-    try:
-        return bool((_DEVICES / port.busid / "bConfigurationValue").read_text().strip())
-    except OSError:
-        return False
-
-
-def _has_drivers(attached: Port) -> bool:
-    """Whether each interface of the device has got its driver."""
-    port = find(attached)
-    if port is None:
-        return False
+        return Nodes(), False, False
     interfaces = list(_DEVICES.glob(f"{port.busid}:*"))
-    return bool(interfaces) and all((place / "driver").exists() for place in interfaces)
+    have_drivers = all((place / "driver").exists() for place in interfaces)
+    return list_nodes(attached), bool(interfaces) and have_drivers, bool(interfaces)
