@@ -98,14 +98,15 @@ class UsbIp:
         if device is None:
             raise BoardError(f"the device at {busid} is off the bus")
         ours, kernels = socket.socketpair()
-        with ours, kernels:
-            await usbip_host.hand_over(busid, kernels)
-            endpoint = Endpoint(ours.detach(), device.describe())
+        # Before the kernel has it, or it would be taken for one that nobody uses.
         self._is_open = True
         try:
+            with ours, kernels:
+                await usbip_host.hand_over(busid, kernels)
+                endpoint = Endpoint(ours.detach(), device.describe())
             yield endpoint
         finally:
-            # The descriptor is closed, so the kernel lets go by itself; if not, it is told to.
+            # Our end is closed, so the kernel lets go by itself; if not, it is told to.
             if not await self._becomes_free():
                 log.warning("the kernel keeps %s in use; it is told to drop it", busid)
                 await usbip_host.drop(busid)
