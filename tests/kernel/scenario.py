@@ -131,11 +131,17 @@ class Lab:
         until(lambda: self.state_of(device) is None, f"{device} gone")
 
     @contextmanager
-    def timed(self, name: str, device: str) -> Iterator[None]:
-        """Measure from the block's beginning until the device is available again after it."""
+    def timed(
+        self, name: str, device: str, status: DeviceStatus = DeviceStatus.AVAILABLE
+    ) -> Iterator[None]:
+        """Measure from the block's beginning until the device is available again after it.
+
+        One whose holder has it still is ready for him instead: its being available is no longer
+        than the agent takes for its next step.
+        """
         since, started = self.reports(device), time.monotonic()
         yield
-        self.wait_for(device, DeviceStatus.AVAILABLE, since)
+        self.wait_for(device, status, since)
         TIMES.append((name, time.monotonic() - started))
 
     @contextmanager

@@ -228,7 +228,7 @@ def test_the_clients_machine_reboots_and_goes_on(
 def test_the_agent_is_killed_while_it_binds(agent: Lab, board: Board) -> None:
     command = agent.farm.processes
     with (
-        agent.timed("the agent is killed in the middle of binding", board.serial),
+        agent.timed("the agent is killed in the middle of binding", board.serial, S.READY),
         agent.killed_when("bind", board.busid),
     ):
         reserve = command.start(
@@ -246,7 +246,7 @@ def test_the_agent_is_killed_while_it_attaches(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
     with (
-        agent.timed("the agent is killed in the middle of attaching", board.serial),
+        agent.timed("the agent is killed in the middle of attaching", board.serial, S.READY),
         agent.killed_when("attach", board.busid),
     ):
         user.start(kept.id)
@@ -271,9 +271,10 @@ def test_a_board_is_unplugged_while_it_is_attached(
     board.unplug()
     agent.wait_until_gone(board.serial)
     assert user.ports_in_use() == 0
-    with agent.timed("a board is plugged in that was unplugged while attached", board.serial):
+    # It comes back in time, so it is its holder's still.
+    again = "a board is plugged in that was unplugged while attached"
+    with agent.timed(again, board.serial, S.READY):
         board.plug()
-    # It came back in time, so it is its holder's still.
     kept.wait_until_ready()
     user.echo(user.wait_for_tty(), "plugged in again")
     user.stop()
