@@ -146,17 +146,13 @@ class Lab:
 
     @contextmanager
     def killed_when(self, event: str, busid: str) -> Iterator[None]:
-        """SIGKILL the agent in the moment of an event (see `assassin.py`) in the block.
-
-        And start it again, as its service would; return when the new one is on its way.
-        """
+        """SIGKILL the agent in the moment of an event (see `assassin.py`) that the block causes."""
         pid = self.machine.run("pgrep", "-f", "icefarm-agent").stdout.split()[0]
         self.machine.start("assassin", sys.executable, "-S", assassin.__file__, event, busid, pid)
         until(lambda: "waits" in self.machine.log("assassin"), "the assassin")
         yield
         assert self.machine.wait("assassin", timeout=60) == 0, self.machine.log("assassin")
         print(self.machine.forget("assassin"))
-        self.start_agent()
 
     def usbip_status(self, busid: str) -> str:
         """1: free, 2: in use, 3: error; empty where it is not bound to usbip-host."""

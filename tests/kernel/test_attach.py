@@ -227,13 +227,12 @@ def test_the_clients_machine_reboots_and_goes_on(
 
 def test_the_agent_is_killed_while_it_binds(agent: Lab, board: Board) -> None:
     command = agent.farm.processes
-    with (
-        agent.timed("the agent is killed in the middle of binding", board.serial, S.READY),
-        agent.killed_when("bind", board.busid),
-    ):
+    with agent.killed_when("bind", board.busid):
         reserve = command.start(
             "reserve", script("icefarm"), "reserve", "--name", "ann", "--behaviour", "usbip"
         )
+    with agent.timed("the agent is killed in the middle of binding", board.serial, S.READY):
+        agent.start_agent()
     # The one who reserved it waits for it, and gets it.
     assert reserve.wait(60) == 0, command.output("reserve")
     assert agent.driver(board.busid) == "usbip-host"
@@ -245,22 +244,20 @@ def test_the_agent_is_killed_while_it_binds(agent: Lab, board: Board) -> None:
 def test_the_agent_is_killed_while_it_attaches(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
-    with (
-        agent.timed("the agent is killed in the middle of attaching", board.serial, S.READY),
-        agent.killed_when("attach", board.busid),
-    ):
+    with agent.killed_when("attach", board.busid):
         user.start(kept.id)
+    with agent.timed("the agent is killed in the middle of attaching", board.serial, S.READY):
+        agent.start_agent()
     user.echo(user.wait_for_tty(), "attached after all")
     user.stop()
 
 
 def test_the_agent_is_killed_while_it_flashes(agent: Lab, boards: Boards) -> None:
-    board = boards.plug(serial="E6614C311B0000F1")
-    with (
-        agent.timed("the agent is killed in the middle of flashing", board.serial),
-        agent.killed_when("flash", board.busid),
-    ):
-        pass
+    board = boards.plug("silent")
+    with agent.killed_when("flash", board.busid):
+        agent.wait_for(board.serial, S.PREPARING)
+    with agent.timed("the agent is killed in the middle of flashing", board.serial):
+        agent.start_agent()
     assert board.state.firmware == "default"
 
 
@@ -268,6 +265,7 @@ def test_a_board_is_unplugged_while_it_is_attached(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
     user.attach(kept.id)
+    said = user.said
     board.unplug()
     agent.wait_until_gone(board.serial)
     assert user.ports_in_use() == 0
@@ -276,7 +274,7 @@ def test_a_board_is_unplugged_while_it_is_attached(
     with agent.timed(again, board.serial, S.READY):
         board.plug()
     kept.wait_until_ready()
-    user.echo(user.wait_for_tty(), "plugged in again")
+    user.echo(user.wait_for_tty(said), "plugged in again")
     user.stop()
 
 
