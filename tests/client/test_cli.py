@@ -206,24 +206,12 @@ def test_an_interrupted_evaluation_gives_its_boards_back(
     assert all("reservation" not in board or not board["reservation"] for board in boards)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *(
-            "",
-            "boards",
-            "agents",
-            "reserve",
-            "release",
-            "extend",
-            "evaluate",
-            "watch",
-            "up",
-            "demo",
-        ),
-        *("attach", "detach", "console", "flash", "reset"),
-    ],
-)
+SHOWING = ["boards", "agents", "watch", "history", "usage"]
+HOLDING = ["reserve", "extend", "change", "release"]
+USING = ["evaluate", "attach", "detach", "console", "flash", "reset"]
+
+
+@pytest.mark.parametrize("command", ["", *SHOWING, *HOLDING, *USING, "up", "demo"])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     done = subprocess.run(
         [script("icefarm"), *command.split(), "--help"], capture_output=True, text=True, check=True

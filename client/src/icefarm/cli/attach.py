@@ -56,7 +56,7 @@ def attach(
     lost with the network or an agent is plugged in again as soon as it is back. It needs root and
     Linux; with --server, neither.
 
-    Example: sudo icefarm attach --count 2
+    Example: icefarm attach --count 2
     """
     labels = {key: str(value) for key, value in parse_pairs("label", label or [])}
     wanted: dict[str, Any] = {
