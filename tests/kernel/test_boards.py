@@ -1,6 +1,7 @@
 """Boards on a real kernel: found, flashed, used, broken, put right."""
 
 import random
+import signal
 from functools import partial
 
 import pytest
@@ -8,7 +9,8 @@ from support.waiting import until
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto
-from icefarm_schemas import DeviceStatus
+from icefarm_schemas import DeviceStatus, Presence
+from icefarm_schemas.topics import AgentStateTopic
 from kernel import picos
 from kernel.boards import Boards
 from kernel.firmwares import BITSTREAM_BYTES, expected_pulses
@@ -48,6 +50,31 @@ def test_a_board_measures(agent: Lab, boards: Boards, mosquitto: Mosquitto) -> N
         ended.__enter__()
     ended.__exit__(None, None, None)
     assert board.state.firmware == "default"
+
+
+def test_a_board_that_hangs_in_a_transfer_holds_up_nobody(
+    agent: Lab, boards: Boards, mosquitto: Mosquitto
+) -> None:
+    board = boards.plug()
+    agent.wait_for(board.serial, S.AVAILABLE)
+    bitstream = random.Random(5).randbytes(BITSTREAM_BYTES)
+    with (
+        icefarm.Client(mosquitto.url, name="ann") as client,
+        client.reserve() as reservation,
+    ):
+        told = len(agent.recorder.of(AgentStateTopic, agent="lab"))
+        agent.machine.signal("picos", signal.SIGSTOP)
+        results = reservation.evaluate([bitstream, bitstream])
+        try:
+            failed = next(results)
+        finally:
+            agent.machine.signal("picos", signal.SIGCONT)
+        assert isinstance(failed.error, icefarm.MeasurementFailedError)
+        # It was restarted, and does the next.
+        assert next(results).pulses == expected_pulses(bitstream)
+        # Meanwhile, its agent was there all the time.
+        said = agent.recorder.of(AgentStateTopic, agent="lab")[told:]
+        assert all(one.message.status is Presence.ONLINE for one in said)
 
 
 def test_a_board_that_is_found_in_its_bootloader_is_taken_in(agent: Lab, boards: Boards) -> None:

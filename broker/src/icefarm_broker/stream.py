@@ -6,7 +6,11 @@ machine.
 """
 
 import asyncio
+import fcntl
+import logging
 import os
+import struct
+import termios
 from collections import deque
 
 from icefarm_broker.connection import Connection
@@ -14,8 +18,11 @@ from icefarm_broker.errors import BrokerError, StreamLostError
 from icefarm_schemas.streams import MAX_DATA, WINDOW, Frame, FrameError, stream_tag
 from icefarm_schemas.topics import Topic
 
+_LOOK = 0.02
 _CREDIT_AFTER = WINDOW // 4
 """Bytes after whose consumption the other side is told so, if no data tells it on the way."""
+
+log = logging.getLogger(__name__)
 
 
 class Stream:
@@ -71,6 +78,22 @@ class Stream:
             await self._over
         finally:
             self.close()
+
+    async def flush(self, timeout: float) -> None:
+        """Return when all that has come is passed on, or after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self._fd >= 0 and (self._unwritten or self._is_unsent()):
+                    await asyncio.sleep(_LOOK)
+        except TimeoutError:
+            log.info("what has come on %s is not taken, and dropped", self._receives)
+
+    def _is_unsent(self) -> bool:
+        """Whether a tty still has some of it; a socket, or what has no answer, has not."""
+        if not os.isatty(self._fd):
+            return False
+        [count] = struct.unpack("i", fcntl.ioctl(self._fd, termios.TIOCOUTQ, bytes(4)))
+        return bool(count)
 
     def close(self) -> None:
         """Stop, and close the descriptor; what has been read from it has been sent."""

@@ -1,14 +1,21 @@
 """The console of a board: lines from its firmware, bytes to it."""
 
 import asyncio
+import errno
+import fcntl
 import os
+import struct
 import termios
 import tty
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from icefarm_agent.board import BoardError
+
+_SERIAL_STRUCT = struct.Struct("iiIiiiiiHcciHHPHIL")
+_CLOSING_WAIT = 12
+"""The index of its field."""
+_CLOSING_WAIT_NONE = 65535
 
 
 async def open_streams(fd: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -26,6 +33,44 @@ async def open_streams(fd: int) -> tuple[asyncio.StreamReader, asyncio.StreamWri
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
+def open_console(path: str) -> int:
+    """A descriptor of a tty, raw, that neither reads nor writes nor closes for long.
+
+    Raises:
+        BoardError: it cannot be opened.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError as error:
+        raise BoardError(f"cannot open its console {path}: {error.strerror}") from error
+    try:
+        # Else the tty would echo what the board prints, and change bytes of a bitstream. What
+        # the board has said already, perhaps once only, is kept.
+        tty.setraw(fd, termios.TCSANOW)
+        _close_at_once(fd)
+    except (OSError, termios.error) as error:
+        os.close(fd)
+        raise BoardError(f"cannot use its console {path}: {error}") from error
+    return fd
+
+
+def _close_at_once(fd: int) -> None:
+    """Let a close not wait for a board that does not read what it was sent, which takes 30 s.
+
+    `closing_wait` in the kernel's struct serial_struct (include/uapi/linux/serial.h).
+    """
+    settings = bytearray(_SERIAL_STRUCT.size)
+    try:
+        fcntl.ioctl(fd, termios.TIOCGSERIAL, settings)
+        fields = list(_SERIAL_STRUCT.unpack(settings))
+        fields[_CLOSING_WAIT] = _CLOSING_WAIT_NONE
+        fcntl.ioctl(fd, termios.TIOCSSERIAL, _SERIAL_STRUCT.pack(*fields))
+    except OSError as error:
+        # A pseudo-terminal has no such thing, and does not wait.
+        if error.errno not in (errno.ENOTTY, errno.EINVAL):
+            raise
+
+
 class Console:
     """Open as long as the `async with` block; `path` is a tty."""
 
@@ -33,19 +78,7 @@ class Console:
         self._path = path
 
     async def __aenter__(self) -> Self:
-        try:
-            fd = os.open(self._path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
-        except OSError as error:
-            raise BoardError(f"cannot open its console {self._path}: {error.strerror}") from error
-        try:
-            # Else the tty would echo what the board prints, and change bytes of a bitstream. What
-            # the board has said already, perhaps once only, is kept.
-            tty.setraw(fd, termios.TCSANOW)
-            self._reader, self._writer = await open_streams(fd)
-        except (OSError, termios.error) as error:
-            with suppress(OSError):
-                os.close(fd)
-            raise BoardError(f"cannot use its console {self._path}: {error}") from error
+        self._reader, self._writer = await open_streams(open_console(self._path))
         return self
 
     async def __aexit__(

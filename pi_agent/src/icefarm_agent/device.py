@@ -147,7 +147,7 @@ class Device:
 
     async def close_stream(self, request: StreamRequest) -> None:
         """End a stream of the holder's, if it is that one."""
-        self._later(self.stream.cut(_CLOSED, request))
+        self._later(self.stream.close(request))
 
     def end_stream_of(self, client: str, session: str, why: str) -> None:
         """End the stream if it is this session's."""
@@ -358,7 +358,6 @@ class Device:
         )
 
 
-_CLOSED = StreamCutError(ErrorCode.STREAM_LOST, "its holder closed the stream")
 _OVER = Error(code=ErrorCode.RESERVATION_ENDED, message="the reservation is over")
 
 

@@ -21,6 +21,9 @@ from icefarm_schemas import (
 )
 from icefarm_schemas.topics import SessionStateTopic, StreamDownTopic, StreamUpTopic
 
+_FLUSHING = 2.0
+"""Seconds that a device may take for what its holder sent before he closed the stream."""
+
 log = logging.getLogger(__name__)
 
 
@@ -63,6 +66,9 @@ class Subscriptions:
                 await self._connection.unsubscribe(*unneeded)
 
 
+_CLOSED = StreamCutError(ErrorCode.STREAM_LOST, "its holder closed the stream")
+
+
 class DeviceStream:
     """At most one stream at a time; the one that was asked for last is it.
 
@@ -86,6 +92,7 @@ class DeviceStream:
         self._changed = changed
         self._request: StreamRequest | None = None
         self._running: asyncio.Task[None] | None = None
+        self._stream: Stream | None = None
         self._why = StreamCutError(ErrorCode.STREAM_LOST, "the agent is stopping")
         self.is_open = False
 
@@ -114,6 +121,12 @@ class DeviceStream:
     async def refuse(self, request: StreamRequest, error: Error) -> None:
         """Tell that a stream cannot be opened."""
         await self._tell_closed(request, error)
+
+    async def close(self, request: StreamRequest) -> None:
+        """End a stream as its holder wants it: what he has sent is passed on first."""
+        if request == self.request and self._stream is not None:
+            await self._stream.flush(_FLUSHING)
+        await self.cut(_CLOSED, request)
 
     async def cut(self, why: StreamCutError, only: StreamRequest | None = None) -> None:
         """End the stream that is there, or `only` this one, and return when the device is free."""
@@ -169,6 +182,7 @@ class DeviceStream:
             stream = Stream(
                 self._connection, request.stream, down, up, endpoint.fd, speaks_first=False
             )
+            self._stream = stream
             try:
                 self._note(is_open=True)
                 opened = StreamOpened(
@@ -181,6 +195,7 @@ class DeviceStream:
                 await self._tell(request, opened)
                 await stream.run()
             finally:
+                self._stream = None
                 stream.close()
                 self._note(is_open=False)
 

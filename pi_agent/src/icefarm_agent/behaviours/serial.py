@@ -1,14 +1,12 @@
 """`serial`: the board's console, byte by byte, for its holder."""
 
-import os
-import termios
-import tty
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 from icefarm_agent.behaviours import ArgumentsError, Endpoint
-from icefarm_agent.board import DEFAULT_FIRMWARE, Board, BoardError
+from icefarm_agent.board import DEFAULT_FIRMWARE, Board
+from icefarm_agent.console import open_console
 
 _APPEAR = 10.0
 """Seconds for a board that is being restarted to show its console."""
@@ -55,15 +53,4 @@ class Serial:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Endpoint]:
         """Open the console, raw."""
-        path = self._board.console
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
-        except OSError as error:
-            raise BoardError(f"cannot open its console {path}: {error.strerror}") from error
-        try:
-            # What the board has said since the last line of another reader is kept.
-            tty.setraw(fd, termios.TCSANOW)
-        except (OSError, termios.error) as error:
-            os.close(fd)
-            raise BoardError(f"cannot use its console {path}: {error}") from error
-        yield Endpoint(fd)
+        yield Endpoint(open_console(self._board.console))
