@@ -81,12 +81,12 @@ class Stream:
 
     async def flush(self, timeout: float) -> None:
         """Return when all that has come is passed on, or after `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                while self._fd >= 0 and (self._unwritten or self._is_unsent()):
-                    await asyncio.sleep(_LOOK)
-        except TimeoutError:
-            log.info("what has come on %s is not taken, and dropped", self._receives)
+        deadline = self._loop.time() + timeout
+        while self._fd >= 0 and (self._unwritten or self._is_unsent()):
+            if self._loop.time() > deadline:
+                log.info("what has come on %s is not taken, and dropped", self._receives)
+                return
+            await asyncio.sleep(_LOOK)
 
     def _is_unsent(self) -> bool:
         """Whether a tty still has some of it; a socket, or what has no answer, has not."""
