@@ -1,16 +1,18 @@
 """Fixtures: `lab` with virtual boards, `desk` that imports them, and a farm between the two.
 
-Both machines stay on for the whole run; what a test starts in them and plugs in ends with the test.
-Mosquitto, Postgres and control run outside, as they are; only who needs a kernel is emulated.
+The machines, the farm and the agent stay on for the whole run, since each takes its time to start;
+what a test starts and plugs in ends with the test. Mosquitto, Postgres and control run outside, as
+they are; only who needs a kernel is emulated.
 """
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from support.processes import Processes
 from support.recorder import Recorder
 
-from icefarm_broker.mosquitto import Mosquitto
+from icefarm_broker.mosquitto import Mosquitto, free_port
 from kernel.boards import Boards
 from kernel.initrd import CannotBootError, check_programs
 from kernel.machine import Machine
@@ -46,7 +48,10 @@ def lab(lab_machine: Machine, lab_boards: Boards) -> Iterator[Machine]:
     if not lab_machine.is_on:
         lab_machine.boot()
         lab_boards.load()
-    yield from _cleaned(lab_machine, keep="picos")
+    heard = len(lab_machine.log("agent")) if "agent" in lab_machine.programs() else 0
+    yield from _cleaned(lab_machine, keep=("picos", "agent"))
+    if "agent" in lab_machine.programs():
+        print(f"--- lab: agent\n{lab_machine.log('agent')[heard:]}")
 
 
 @pytest.fixture
@@ -70,34 +75,75 @@ def desk(desk_machine: Machine) -> Iterator[Machine]:
     """The machine of somebody who uses boards; a test may cut its power and boot it again."""
     if not desk_machine.is_on:
         desk_machine.boot()
-    yield from _cleaned(desk_machine)
+    yield from _cleaned(desk_machine, keep=())
 
 
-def _cleaned(machine: Machine, keep: str | None = None) -> Iterator[Machine]:
+def _cleaned(machine: Machine, keep: tuple[str, ...]) -> Iterator[Machine]:
     """Afterwards its cable is in, and nothing runs there that a test has started."""
     yield machine
     if not machine.is_on:
         return
     machine.set_link(True)
     for name in machine.programs():
-        if name != keep:
+        if name not in keep:
             print(f"--- {machine.name}: {name}\n{machine.forget(name)[-6000:]}")
+
+
+@pytest.fixture(scope="session")
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    """One broker for all kernel tests."""
+    with Mosquitto(tmp_path_factory.mktemp("broker"), free_port()) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def recorder(mosquitto: Mosquitto) -> Iterator[Recorder]:
+    """Every message of all kernel tests, checked against the contract at their end."""
+    recorder = Recorder(mosquitto.url)
+    yield recorder
+    recorder.stop()
+
+
+@pytest.fixture(scope="session")
+def processes(
+    mosquitto: Mosquitto, postgres: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Processes]:
+    """What runs outside of the machines, with a database of its own."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE kernel")
+    database = postgres.replace("/postgres?", "/kernel?")
+    processes = Processes(mosquitto.url, database, tmp_path_factory.mktemp("logs"))
+    yield processes
+    processes.stop()
+
+
+@pytest.fixture(scope="session")
+def farm(processes: Processes, mosquitto: Mosquitto) -> Farm:
+    """With control started, and without an agent yet."""
+    processes.control()
+    return Farm(processes, mosquitto.port)
 
 
 @pytest.fixture
 def lab_without_agent(lab: Machine, farm: Farm, recorder: Recorder) -> Lab:
     """The lab with all that its agent needs; the test starts it."""
+    if "agent" in lab.programs():
+        lab.forget("agent")
     configured = Lab(lab, farm, recorder)
     configured.configure()
     return configured
 
 
 @pytest.fixture
-def agent(lab_without_agent: Lab) -> Lab:
+def agent(lab: Machine, farm: Farm, recorder: Recorder) -> Lab:
     """The lab with its agent."""
-    lab_without_agent.start_agent()
-    lab_without_agent.wait_until_online()
-    return lab_without_agent
+    one = Lab(lab, farm, recorder)
+    if "agent" not in lab.programs() or not lab.running("agent"):
+        one.configure()
+        one.start_agent()
+    one.wait_until_online()
+    one.wait_until_empty()
+    return one
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -106,10 +152,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("from the event to `available`, seconds in an emulated machine")
         for name, seconds in sorted(TIMES, key=lambda time: time[1]):
             terminalreporter.write_line(f"{seconds:6.2f}  {name}")
-
-
-@pytest.fixture
-def farm(processes: Processes, mosquitto: Mosquitto) -> Farm:
-    """With control started, and without an agent yet."""
-    processes.control()
-    return Farm(processes, mosquitto.port)

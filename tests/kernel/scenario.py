@@ -97,6 +97,18 @@ class Lab:
         self.machine.kill("agent")
         self.machine.wait("agent")
 
+    def wait_until_empty(self) -> None:
+        """Until the boards of the test before are gone."""
+
+        def boards() -> list[str]:
+            latest: dict[str, DeviceState | None] = {}
+            for told in self.recorder.of(DeviceStateTopic, agent=self.machine.name):
+                assert isinstance(told.topic, DeviceStateTopic)
+                latest[told.topic.device] = told.message
+            return [device for device, state in latest.items() if state is not None]
+
+        until(lambda: not boards(), "the boards of the test before gone")
+
     def state_of(self, device: str) -> DeviceState | None:
         """The latest that the agent has reported; None when that was removed."""
         told = self.recorder.of(DeviceStateTopic, agent=self.machine.name, device=device)

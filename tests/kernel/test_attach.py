@@ -18,6 +18,8 @@ from kernel.machine import Machine
 from kernel.scenario import Farm, Lab
 from kernel.uf2 import firmware_image, uf2
 
+pytestmark = pytest.mark.timeout(240)  # Machines boot in some of it.
+
 S = DeviceStatus
 
 VHCI = "/sys/devices/platform/vhci_hcd.0/status"

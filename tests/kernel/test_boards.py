@@ -17,6 +17,8 @@ from kernel.firmwares import BITSTREAM_BYTES, expected_pulses
 from kernel.scenario import Lab
 from kernel.uf2 import firmware_image, uf2
 
+pytestmark = pytest.mark.timeout(240)  # Machines boot in some of it.
+
 S = DeviceStatus
 HOST_DRIVER = "/sys/bus/usb/drivers/usbip-host"
 
@@ -85,7 +87,6 @@ def test_a_board_that_is_found_in_its_bootloader_is_taken_in(agent: Lab, boards:
     assert (board.state.firmware, board.state.flashed) == ("default", 1)
 
 
-@pytest.mark.timeout(240)
 def test_a_board_that_cannot_be_flashed_is_broken_with_a_reason(agent: Lab, boards: Boards) -> None:
     faults = {
         picos.NO_BOOTLOADER: "hold its BOOTSEL button",

@@ -8,17 +8,15 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from support.recorder import Recorder
 from support.waiting import until
 
-from icefarm_schemas import Presence
-from icefarm_schemas.topics import AgentStateTopic
 from kernel import picos
 from kernel.boards import Board, Boards
 from kernel.firmwares import BITSTREAM_BYTES, FIRMWARES, expected_pulses, pattern
 from kernel.machine import HOST, GuestError, Machine, MachineError
-from kernel.scenario import Farm
 from kernel.uf2 import firmware_image, uf2
+
+pytestmark = pytest.mark.timeout(240)  # Machines boot in some of it.
 
 
 def properties(machine: Machine, device: str) -> dict[str, str]:
@@ -263,9 +261,3 @@ def test_a_machine_that_dies_says_so() -> None:
         assert not machine.is_on
     finally:
         machine.close()
-
-
-def test_an_agent_in_a_machine_takes_part(lab: Machine, farm: Farm, recorder: Recorder) -> None:
-    farm.start_agent(lab)
-    states = until(lambda: recorder.of(AgentStateTopic, agent="lab"), "the agent's state")
-    assert states[0].message.status is Presence.ONLINE
