@@ -43,7 +43,11 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop, number.name)
+            if sys.platform == "win32":
+                # Its event loops have no signal handlers.
+                signal.signal(number, lambda n, _: loop.call_soon_threadsafe(stop, str(n)))
+            else:
+                loop.add_signal_handler(number, stop, number.name)
         try:
             await task
         except asyncio.CancelledError:
@@ -60,4 +64,6 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
             return 1
         return 0
 
-    return asyncio.run(until_stopped())
+    # The one that watches sockets, as the MQTT library needs; on Windows it is not the default.
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        return runner.run(until_stopped())

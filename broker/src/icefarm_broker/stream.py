@@ -6,12 +6,13 @@ machine.
 """
 
 import asyncio
-import fcntl
 import logging
 import os
-import struct
-import termios
+import socket
+import stat
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 from icefarm_broker.connection import Connection
 from icefarm_broker.errors import BrokerError, StreamLostError
@@ -53,8 +54,8 @@ class Stream:
         self._sends = sends.build(connection.root)
         self._receives = receives.build(connection.root)
         self._fd = fd
+        self._read, self._write, self._close = _ways_of(fd)
         self._speaks_first = speaks_first
-        os.set_blocking(fd, False)
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._frames_sent = self._frames_received = 0
@@ -82,18 +83,11 @@ class Stream:
     async def flush(self, timeout: float) -> None:
         """Return when all that has come is passed on, or after `timeout` seconds."""
         deadline = self._loop.time() + timeout
-        while self._fd >= 0 and (self._unwritten or self._is_unsent()):
+        while self._fd >= 0 and self._unwritten:
             if self._loop.time() > deadline:
                 log.info("what has come on %s is not taken, and dropped", self._receives)
                 return
             await asyncio.sleep(_LOOK)
-
-    def _is_unsent(self) -> bool:
-        """Whether a tty still has some of it; a socket, or what has no answer, has not."""
-        if not os.isatty(self._fd):
-            return False
-        [count] = struct.unpack("i", fcntl.ioctl(self._fd, termios.TIOCOUTQ, bytes(4)))
-        return bool(count)
 
     def close(self) -> None:
         """Stop, and close the descriptor; what has been read from it has been sent."""
@@ -102,7 +96,7 @@ class Stream:
         self._connection.take_no_more(self._receives)
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
-        os.close(self._fd)
+        self._close()
         self._fd = -1
         if not self._over.done():
             self._over.set_result(None)
@@ -134,7 +128,7 @@ class Stream:
 
     def _readable(self) -> None:
         try:
-            data = os.read(self._fd, min(MAX_DATA, WINDOW - (self._sent - self._credited)))
+            data = self._read(min(MAX_DATA, WINDOW - (self._sent - self._credited)))
         except BlockingIOError:
             return
         except OSError:
@@ -186,9 +180,9 @@ class Stream:
         self._credited = frame.consumed
         self._read_while_there_is_credit()
         if frame.data:
-            self._write(frame.data)
+            self._pass_on(frame.data)
 
-    def _write(self, data: bytes) -> None:
+    def _pass_on(self, data: bytes) -> None:
         self._unwritten.append(data)
         if not self._writing:
             self._writable()
@@ -197,7 +191,7 @@ class Stream:
         while self._unwritten:
             data = self._unwritten.popleft()
             try:
-                written = os.write(self._fd, data)
+                written = self._write(data)
             except BlockingIOError:
                 written = 0
             except OSError:
@@ -218,3 +212,15 @@ class Stream:
                 self._loop.add_writer(self._fd, self._writable)
             else:
                 self._loop.remove_writer(self._fd)
+
+
+def _ways_of(
+    fd: int,
+) -> tuple[Callable[[int], bytes], Callable[[bytes], int], Callable[[], None]]:
+    """How to read, write and close without waiting; on Windows, sockets are no files."""
+    if os.name == "nt" or stat.S_ISSOCK(os.fstat(fd).st_mode):
+        end = socket.socket(fileno=fd)
+        end.setblocking(False)
+        return end.recv, end.send, end.close
+    os.set_blocking(fd, False)
+    return partial(os.read, fd), partial(os.write, fd), partial(os.close, fd)

@@ -33,7 +33,8 @@ class _LoopThread:
     """An event loop that runs in a thread."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        # The one that watches sockets, as the MQTT library needs; on Windows it is not the default.
+        self._loop = asyncio.SelectorEventLoop()
         # Not to keep a program from ending that forgot to close its client.
         self._thread = threading.Thread(target=self._loop.run_forever, name="icefarm", daemon=True)
         self._thread.start()

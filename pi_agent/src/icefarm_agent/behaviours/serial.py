@@ -1,5 +1,10 @@
 """`serial`: the board's console, byte by byte, for its holder."""
 
+import asyncio
+import fcntl
+import os
+import struct
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -10,6 +15,7 @@ from icefarm_agent.console import open_console
 
 _APPEAR = 10.0
 """Seconds for a board that is being restarted to show its console."""
+_DRAINING, _PAUSE = 2.0, 0.02
 
 
 class Serial:
@@ -52,5 +58,23 @@ class Serial:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Endpoint]:
-        """Open the console, raw."""
-        yield Endpoint(open_console(self._board.console))
+        """Open the console, raw; at the end, the board is given the time to take what was sent."""
+        fd = open_console(self._board.console)
+        drain = os.dup(fd)
+        try:
+            yield Endpoint(fd)
+        finally:
+            await _drained(drain)
+            os.close(drain)
+
+
+async def _drained(fd: int) -> None:
+    """Return when a tty has sent all, or after a while: a board need not read."""
+    for _ in range(round(_DRAINING / _PAUSE)):
+        try:
+            [unsent] = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)))
+        except OSError:
+            return  # The tty is gone, and what was to be sent with it.
+        if not unsent:
+            return
+        await asyncio.sleep(_PAUSE)
