@@ -12,8 +12,11 @@ import pytest
 from support.processes import Processes
 from support.recorder import Recorder
 
+import icefarm
 from icefarm_broker.mosquitto import Mosquitto, free_port
-from kernel.boards import Boards
+from icefarm_schemas import DeviceStatus
+from kernel.boards import Board, Boards
+from kernel.desk import Desk
 from kernel.initrd import CannotBootError, check_programs
 from kernel.machine import Machine
 from kernel.scenario import TIMES, Farm, Lab
@@ -144,6 +147,28 @@ def agent(lab: Machine, farm: Farm, recorder: Recorder) -> Lab:
     one.wait_until_online()
     one.wait_until_empty()
     return one
+
+
+@pytest.fixture
+def user(desk: Machine, farm: Farm) -> Desk:
+    return Desk(desk, farm)
+
+
+@pytest.fixture
+def board(agent: Lab, boards: Boards) -> Board:
+    """One that is available."""
+    plugged = boards.plug()
+    agent.wait_for(plugged.serial, DeviceStatus.AVAILABLE)
+    return plugged
+
+
+@pytest.fixture
+def kept(board: Board, mosquitto: Mosquitto) -> Iterator[icefarm.Reservation]:
+    """A reservation that outlives its holders."""
+    with icefarm.Client(mosquitto.url, name="ann") as client:
+        reservation = client.reserve(behaviour="usbip", keep=True)
+        yield reservation
+        client.release(everything=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

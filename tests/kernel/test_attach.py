@@ -1,112 +1,21 @@
 """A board of the lab as a USB device of the desk, and every way in which that can end."""
 
 import random
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 from support.processes import script
 from support.waiting import until
 
 import icefarm
-from icefarm_broker.mosquitto import Mosquitto
 from icefarm_schemas import DeviceStatus
-from kernel import holder
 from kernel.boards import Board, Boards
-from kernel.machine import Machine
-from kernel.scenario import Farm, Lab
+from kernel.desk import Desk
+from kernel.scenario import Lab
 from kernel.uf2 import firmware_image, uf2
 
 pytestmark = pytest.mark.timeout(240)  # Machines boot in some of it.
 
 S = DeviceStatus
-
-VHCI = "/sys/devices/platform/vhci_hcd.0/status"
-
-
-@dataclass
-class Desk:
-    """The machine of somebody who has a board attached."""
-
-    machine: Machine
-    farm: Farm
-
-    def attach(self, reservation: str | None = None, grace: float = 10) -> str:
-        """Start a holder, and wait for the tty of its board."""
-        self.start(reservation, grace)
-        return self.wait_for_tty()
-
-    def start(self, reservation: str | None = None, grace: float = 10) -> None:
-        """Start a holder."""
-        self.machine.start(
-            "holder",
-            sys.executable,
-            holder.__file__,
-            str(grace),
-            *([reservation] if reservation else []),
-            env=self.farm.environment,
-        )
-
-    def wait_for_tty(self, since: int = 0) -> str:
-        """The tty, when it has been attached after the holder had said so many words."""
-
-        def attached() -> str | None:
-            said = [line.split() for line in self.machine.log("holder").splitlines()]
-            ttys = [words[1] for words in said[since:] if words[0] == "attached" and words[1:]]
-            assert self.machine.running("holder"), self.machine.log("holder")
-            return ttys[-1] if ttys else None
-
-        tty = until(attached, "a tty at the desk", timeout=60)
-        assert tty is not None
-        return tty
-
-    @property
-    def said(self) -> int:
-        """How many lines the holder has said so far."""
-        return len(self.machine.log("holder").splitlines())
-
-    def stop(self) -> None:
-        """As Ctrl-C does."""
-        self.machine.signal("holder", 15)
-        self.machine.wait("holder")
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.machine.kill("holder")
-        self.machine.wait("holder")
-
-    def ports_in_use(self) -> int:
-        """Of its virtual USB controller."""
-        lines = self.machine.read(VHCI).decode().splitlines()[1:]
-        return sum(line.split()[2] != "004" for line in lines)
-
-    def echo(self, tty: str, text: str) -> None:
-        """Let the board repeat a line."""
-        heard = self.machine.talk(tty, text.encode() + b"\n", f": {text}\r\n")
-        assert text.encode() in heard
-
-
-@pytest.fixture
-def user(desk: Machine, farm: Farm) -> Desk:
-    return Desk(desk, farm)
-
-
-@pytest.fixture
-def board(agent: Lab, boards: Boards) -> Board:
-    """One that is available."""
-    plugged = boards.plug()
-    agent.wait_for(plugged.serial, S.AVAILABLE)
-    return plugged
-
-
-@pytest.fixture
-def kept(board: Board, mosquitto: Mosquitto) -> Iterator[icefarm.Reservation]:
-    """A reservation that outlives its holders."""
-    with icefarm.Client(mosquitto.url, name="ann") as client:
-        reservation = client.reserve(behaviour="usbip", keep=True)
-        yield reservation
-        client.release(everything=True)
 
 
 def test_a_board_is_attached_used_and_detached(

@@ -1,0 +1,78 @@
+"""The commands of the desk's user, as they are typed."""
+
+import pytest
+from support.processes import script
+from support.waiting import until
+
+import icefarm
+from icefarm_schemas import DeviceStatus
+from kernel.boards import Board
+from kernel.desk import Desk
+from kernel.scenario import Lab
+
+pytestmark = pytest.mark.timeout(240)  # Machines boot in some of it.
+
+
+def start(user: Desk, name: str, *arguments: str) -> None:
+    """Start an `icefarm` command in the background."""
+    environment = user.farm.environment
+    user.machine.start(name, script("icefarm"), *arguments, "--name", "ann", env=environment)
+
+
+def test_attach_and_detach(agent: Lab, user: Desk, board: Board) -> None:
+    start(user, "attach", "attach", "--board", board.serial)
+    line = f"{board.serial}: /dev/ttyACM"
+    until(lambda: line in user.machine.log("attach"), "attached", timeout=60)
+    tty = user.machine.log("attach").split(f"{board.serial}: ")[1].split()[0]
+    user.echo(tty, "by a command")
+    with agent.timed("`icefarm detach` of a board that was reserved for it", board.serial):
+        ended = user.farm.run(user.machine, "detach", "--all")
+    assert f"{board.serial} is detached" in ended.stderr
+    assert user.machine.wait("attach") == 0
+    assert user.ports_in_use() == 0
+
+
+def test_any_usbip_client_can_import_a_board(
+    agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
+) -> None:
+    start(user, "serve", "attach", "--server", "--reservation", kept.id)
+    until(lambda: "usbip attach" in user.machine.log("serve"), "the server", timeout=60)
+    offered = user.machine.run("usbip", "list", "-r", "127.0.0.1").stdout
+    assert "2e8a:000a" in offered
+    [command] = [line for line in user.machine.log("serve").splitlines() if "usbip" in line]
+    user.machine.run(*command.split(": ", 1)[1].split())
+    until(lambda: "/dev/ttyACM0" in user.machine.glob("/dev/ttyACM*"), "the tty")
+    user.echo("/dev/ttyACM0", "imported")
+    user.machine.signal("serve", 15)
+    assert user.machine.wait("serve") == 0
+    until(lambda: not user.ports_in_use(), "the port free")
+
+
+def test_console_and_reset(agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation) -> None:
+    user.machine.run(
+        "sh",
+        "-c",
+        f"printf 'hello board\\n' | {script('icefarm')} console --name ann --reservation {kept.id} "
+        "--log /run/console.log > /run/said",
+        env=user.farm.environment,
+        timeout=60,
+    )
+    said = user.machine.read("/run/said")
+    assert b"default firmware: hello board" in said
+    assert user.machine.read("/run/console.log") == said
+    flashed = board.state.flashed
+    user.farm.run(user.machine, "reset", "--reservation", kept.id, "--name", "ann")
+    # What only passes bytes on needs no firmware of its own.
+    assert board.state.flashed == flashed
+
+
+def test_what_is_taken_from_usbip_host_is_exported_again(
+    agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
+) -> None:
+    since = agent.reports(board.serial)
+    agent.machine.run("usbip", "unbind", "-b", board.busid)
+    state = agent.wait_for(board.serial, DeviceStatus.READY, since)
+    assert state.repairs == 1
+    assert agent.driver(board.busid) == "usbip-host"
+    user.echo(user.attach(kept.id), "exported again")
+    user.stop()
