@@ -10,6 +10,7 @@ import pytest
 from support.waiting import until_async
 
 from icefarm_agent.behaviours import installed_behaviours
+from icefarm_agent.commands import Command
 from icefarm_agent.device import NEXT, Device, left_of
 from icefarm_agent.evaluations import MOST_WAITING, Evaluation
 from icefarm_agent.streams import DeviceStream
@@ -36,12 +37,14 @@ class Collected:
         self.results: list[EvaluationFinished] = []
         self.told: list[tuple[str, str]] = []
         """Other events, each with the session that it went to."""
+        self.events: list[Any] = []
 
     async def put(self, client: str, session: str, event: Any) -> None:
         if isinstance(event, EvaluationFinished):
             self.results.append(event)
         else:
             self.told.append((event.event, session))
+            self.events.append(event)
 
     async def wait_for(self, count: int) -> list[EvaluationFinished]:
         async def enough() -> bool:
@@ -300,6 +303,71 @@ async def test_a_hanging_board_is_restarted_and_goes_on() -> None:
     assert results[1].error.code is ErrorCode.MEASUREMENT_FAILED
     assert results[2].measurement is not None
     assert board.installed == ["default", "pulsecount", "pulsecount"]
+
+
+class RestlessBoard(ScriptedBoard):
+    """Somebody takes it away each time that it is used."""
+
+    async def watch(self) -> str:
+        return "somebody has bound it"
+
+
+async def test_a_board_that_has_to_be_put_right_again_and_again_is_broken() -> None:
+    board = RestlessBoard({"default": default, "pulsecount": answering()})
+    life = Life(board)
+    life.device.assign(an_assignment())
+    task = asyncio.create_task(life.device.run())
+    broken = await life.reaches(S.BROKEN)
+    task.cancel()
+    await asyncio.wait([task])
+    assert "again and again: somebody has bound it" in (broken.detail or "")
+    assert broken.repairs == 10
+    assert life.statuses.count(S.READY) == 10
+
+
+async def test_a_free_board_that_is_not_as_it_should_be_is_prepared_again() -> None:
+    board = a_board()
+    faults = asyncio.Queue[str]()
+    board.watch = faults.get  # type: ignore[method-assign]
+    async with living(board) as life:
+        await life.reaches(S.AVAILABLE)
+        faults.put_nowait("it is in its bootloader")
+        await until_async(lambda: _comes_again(life))
+    assert life.statuses == [S.PREPARING, S.AVAILABLE, S.PREPARING, S.AVAILABLE]
+    assert life.states[-1].repairs == 1
+    assert board.installed == ["default", "default"]
+
+
+async def _comes_again(life: Life) -> bool:
+    return life.statuses.count(S.AVAILABLE) == 2
+
+
+async def test_a_board_starts_anew_when_its_holder_says_so() -> None:
+    board = a_board(b"pulses: 1\n")
+    async with living(board) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(an_assignment())
+        await life.reaches(S.READY)
+        for _ in range(2):  # The second one is the same, come again.
+            await life.device.command(Command("c1", "ann", "s"))
+            await until_async(lambda: _answered(life, "command_finished"))
+        await life.device.command(Command("c2", "ann", "s", image=b"UF2"))
+        await until_async(lambda: _answered(life, "command_finished", 3))
+        await life.device.evaluate(an_evaluation(1))
+        [result] = await life.outbox.wait_for(1)
+    assert result.measurement is not None
+    assert board.installed == ["default", "pulsecount", "pulsecount"]
+    finished = [event for event in life.outbox.events if event.event == "command_finished"]
+    assert [(event.id, event.error and event.error.code) for event in finished] == [
+        ("c1", None),
+        ("c1", None),
+        # Only a board with a processor can run it.
+        ("c2", ErrorCode.INVALID_FIRMWARE),
+    ]
+
+
+async def _answered(life: Life, event: str, count: int = 1) -> bool:
+    return [told for told, _ in life.outbox.told].count(event) >= count
 
 
 @pytest.mark.parametrize(

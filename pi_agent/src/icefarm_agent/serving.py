@@ -7,8 +7,9 @@ has bound - is dealt with in the same way: let go of the board, put it right, st
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from icefarm_agent.behaviours import Behaviour, MeasurementError, Measures
@@ -24,6 +25,9 @@ from icefarm_schemas import (
     ErrorCode,
     Measurement,
 )
+
+_MOST_REPAIRS, _SOON = 10, 30.0
+"""So many within so many seconds, and the board is broken."""
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ class Serving:
     become: Callable[[DeviceStatus], None]
     tell: Callable[[DeviceReady | DeviceUnbound], Coroutine[Any, Any, None]]
     repaired: Callable[[str], None]
+    _repairs: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_REPAIRS))
 
     async def run(self, over: asyncio.Task[None]) -> None:
         """Serve until `over` is done.
@@ -136,6 +141,9 @@ class Serving:
     async def _deal_with(self, interruption: Command | str) -> None:
         if isinstance(interruption, str):
             self.repaired(interruption)
+            self._repairs.append(time.monotonic())
+            if len(self._repairs) == _MOST_REPAIRS and self._repairs[-1] - self._repairs[0] < _SOON:
+                raise BoardError(f"it has to be put right again and again: {interruption}")
             await self._let_go(f"the board is being restarted: {interruption}")
             await self.board.recover()
             await self._start()
