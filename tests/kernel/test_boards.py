@@ -170,8 +170,8 @@ def test_the_holder_flashes_a_firmware_of_his_own(
         reservation.flash(uf2(firmware_image("echo")))
         assert board.state.firmware == "echo"
         with reservation.console() as console:
-            console.write(b"one two three")
-            assert console.read(13) == b"one two three"
+            console.write(b"one two three\n")
+            assert console.readline(timeout=10) == b"one two three\n"
         # With other names on the bus it is still this board, also for an agent that starts anew.
         reservation.flash(uf2(firmware_image("foreign")))
         assert board.state.firmware == "foreign"
