@@ -1,6 +1,7 @@
 """The library against a farm of virtual boards, with real bitstreams."""
 
 import asyncio
+import gc
 import json
 import re
 from collections.abc import Iterator
@@ -503,3 +504,14 @@ def test_a_farm_that_is_not_there_is_told_in_words() -> None:
 def test_a_client_that_is_not_open_says_so() -> None:
     with pytest.raises(RuntimeError, match="use it as `with"):
         icefarm.Client().boards()
+
+
+def test_results_that_are_left_half_way_are_no_trouble(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    with icefarm.Client(mosquitto.url, name="ann") as client, client.reserve(1) as held:
+        results = held.evaluate([circuits / "pulse_1khz.bin"] * 3)
+        assert next(results).pulses == 1000
+    # Python makes a warning, and pytest an error, of what goes wrong in here.
+    del results
+    gc.collect()

@@ -175,10 +175,12 @@ def test_the_holder_flashes_a_firmware_of_his_own(
         # With other names on the bus it is still this board, also for an agent that starts anew.
         reservation.flash(uf2(firmware_image("foreign")))
         assert board.state.firmware == "foreign"
-        with agent.timed("the agent is killed while a foreign firmware runs", board.serial):
-            agent.kill_agent()
+        agent.kill_agent()
+        with agent.timed(
+            "the agent is killed while a foreign firmware runs", board.serial, S.READY
+        ):
             agent.start_agent()
-    assert board.state.firmware == "default"
+        assert board.state.firmware == "default"
 
 
 def test_an_agent_that_is_interrupted_twice_leaves_nothing_bound(

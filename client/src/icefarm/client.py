@@ -104,6 +104,11 @@ class Client:
             self._call(self._client.__aexit__(kind, error, traceback))
         finally:
             self._thread.close()
+            self._thread = None
+
+    @property
+    def _is_open(self) -> bool:
+        return self._thread is not None
 
     def _call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         if self._thread is None:

@@ -85,7 +85,9 @@ class Reservation:
             while (result := self._client._call(following())) is not None:
                 yield result
         finally:
-            self._client._call(results.aclose())
+            # One that was left half-way may be collected after its client has closed.
+            if self._client._is_open:
+                self._client._call(results.aclose())
 
     def attach(self, board: str | None = None, *, timeout: float = READY_TIMEOUT) -> "Attachment":
         """Plug a board into this machine for `with`. See `AsyncReservation.attach`."""
