@@ -176,9 +176,7 @@ def test_the_holder_flashes_a_firmware_of_his_own(
         reservation.flash(uf2(firmware_image("foreign")))
         assert board.state.firmware == "foreign"
         agent.kill_agent()
-        with agent.timed(
-            "the agent is killed while a foreign firmware runs", board.serial, S.READY
-        ):
+        with agent.timed("the agent is killed under a foreign firmware", board.serial, S.READY):
             agent.start_agent()
         assert board.state.firmware == "default"
 
