@@ -396,10 +396,14 @@ async def test_the_asynchronous_client_has_the_same_names(
             return all(board.status == "available" for board in await later.boards())
 
         await until_async(free)
-    internal = {"check", "loss_of", "take", "send_again"}
+    internal = {"check", "loss_of", "take", "send_again", "hearing", "find_board", "check_board"}
+    internal |= {"has", "status_of", "port"}
     for ours, theirs in (
         (icefarm.Client, icefarm.AsyncClient),
         (icefarm.Reservation, icefarm.AsyncReservation),
+        (icefarm.Attachment, icefarm.AsyncAttachment),
+        (icefarm.Console, icefarm.AsyncConsole),
+        (icefarm.UsbServer, icefarm.AsyncUsbServer),
     ):
         missing = {name for name in dir(theirs) if not name.startswith("_")} - set(dir(ours))
         assert missing <= internal

@@ -13,7 +13,6 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from icefarm_broker import BrokerAddress
 from icefarm_schemas.topics import (
-    EvaluateTopic,
     InvalidPayloadError,
     Topic,
     UnknownTopicError,
@@ -88,7 +87,7 @@ class Recorder:
             self._faults.append(f"{message.topic}: {error}")
             return
         kind = getattr(message.properties, "ContentType", None)
-        if message.payload and not isinstance(topic, EvaluateTopic) and kind != "application/json":
+        if message.payload and topic.carries is not bytes and kind != "application/json":
             self._faults.append(f"{message.topic}: content type {kind}")
         with self._lock:
             self._recorded.append(Recorded(topic, decoded, message.retain))

@@ -83,6 +83,9 @@ class Stream:
         self._fd = -1
         if not self._over.done():
             self._over.set_result(None)
+        elif not self._over.cancelled():
+            # Of a stream that was lost before it ran, nobody asks why.
+            self._over.exception()
 
     def _end(self, error: Exception | None) -> None:
         if not self._over.done():

@@ -10,8 +10,10 @@
 """
 
 from icefarm.async_client import AsyncClient
+from icefarm.async_console import AsyncConsole
 from icefarm.async_reservation import AsyncReservation
-from icefarm.client import Client, Reservation
+from icefarm.attaching import AsyncAttachment
+from icefarm.client import Client
 from icefarm.errors import (
     BoardLostError,
     ControlOfflineError,
@@ -34,16 +36,23 @@ from icefarm.errors import (
     StreamLostError,
     TimedOutError,
 )
+from icefarm.reservation import Attachment, Console, Reservation, UsbServer
 from icefarm.results import Result
+from icefarm.usb.server import AsyncUsbServer
 from icefarm.view import Agent, Board
 
 __all__ = [
     "Agent",
+    "AsyncAttachment",
     "AsyncClient",
+    "AsyncConsole",
     "AsyncReservation",
+    "AsyncUsbServer",
+    "Attachment",
     "Board",
     "BoardLostError",
     "Client",
+    "Console",
     "ControlOfflineError",
     "FarmError",
     "FarmPermissionError",
@@ -65,4 +74,5 @@ __all__ = [
     "Result",
     "StreamLostError",
     "TimedOutError",
+    "UsbServer",
 ]

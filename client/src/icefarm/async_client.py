@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import logging
+import os
 from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
@@ -56,6 +57,11 @@ _ASK_AGAIN = 1.0
 log = logging.getLogger(__name__)
 
 
+def _own_name() -> str:
+    """The user's name; with sudo, which attaching needs, still that of the person."""
+    return os.environ.get("SUDO_USER") or getpass.getuser()
+
+
 class AsyncClient:
     """A connection to a farm, made by `async with`.
 
@@ -76,7 +82,7 @@ class AsyncClient:
     ) -> None:
         try:
             self._address = BrokerAddress.find(broker)
-            self.name = check_name(self._address.user or name or getpass.getuser())
+            self.name = check_name(self._address.user or name or _own_name())
         except ValueError as error:
             raise InvalidRequestError(str(error)) from error
         except (KeyError, OSError) as error:
@@ -186,22 +192,31 @@ class AsyncClient:
         )
         return Reserving(self, self._session, request)
 
-    async def find_reservation(self, reservation: str) -> AsyncReservation:
-        """Take over one of your reservations, perhaps made by another process with `keep`.
+    async def find_reservation(
+        self, reservation: str, *, take_over: bool = True
+    ) -> AsyncReservation:
+        """One of your reservations, perhaps made by another process with `keep`.
 
-        From now on this session is told what happens to it.
+        From now on this session is told what happens to it, and where it was not made with `keep`,
+        it ends with this session. With `take_over=False` it stays the other process's, and this one
+        can only use its boards.
 
         Raises:
             NoSuchReservationError, ReservationEndedError: it never was, or is over.
             NotHolderError: it is somebody else's.
             NotAvailableError: it is still queued.
         """
-        state = await self._session.take_over(reservation)
+        find = self._session.take_over if take_over else self._session.look_at
+        state = await find(reservation)
         if state.status is ReservationStatus.QUEUED:
             raise NotAvailableError(
                 f"the reservation {reservation!r} is still queued, at position {state.position}"
             )
         return await self._open(state)
+
+    async def reservations(self) -> list[ReservationState]:
+        """Your reservations that are not over, queued ones too, the oldest first."""
+        return await self._session.list_reservations()
 
     async def extend(
         self,

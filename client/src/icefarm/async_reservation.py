@@ -1,33 +1,50 @@
 """Boards that are held: used for evaluations, kept longer, given back."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from icefarm.async_console import AsyncConsole
+from icefarm.attaching import AsyncAttachment
+from icefarm.commanding import Commanding
 from icefarm.errors import (
     BoardLostError,
+    InvalidRequestError,
     NotHolderError,
     ReservationEndedError,
     TimedOutError,
 )
 from icefarm.evaluating import BoardKey, Evaluating
-from icefarm.results import Result, Source
-from icefarm.session import Session
+from icefarm.requests import make
+from icefarm.results import Bitstream, Result, Source
+from icefarm.session import HolderEvent, Session
+from icefarm.usb.server import USBIP_PORT, AsyncUsbServer
 from icefarm_schemas import (
     DEFAULT_DURATION,
+    CommandFinished,
     CommandRefused,
     DeviceFailed,
     EvaluationFinished,
     ReservationState,
+    ResetDevices,
+    StreamClosed,
+    StreamOpened,
 )
+from icefarm_schemas.topics import FlashTopic, ResetTopic
 
 if TYPE_CHECKING:
     from icefarm.async_client import AsyncClient
 
 READY_TIMEOUT = 120.0
 """Seconds; far more than flashing a board twice takes."""
+FLASH_TIMEOUT = 300.0
+"""Seconds; for large files and many boards of one agent."""
+
+Streaming = StreamOpened | StreamClosed
+Hearer = Callable[[CommandFinished | CommandRefused | StreamOpened | StreamClosed], None]
 
 
 class AsyncReservation:
@@ -49,6 +66,7 @@ class AsyncReservation:
         self._expected = {(device.agent, device.device) for device in state.devices}
         self._released = False
         self._evaluating: Evaluating | None = None
+        self._hearers: dict[str, Hearer] = {}
 
     @property
     def state(self) -> ReservationState:
@@ -126,6 +144,42 @@ class AsyncReservation:
             why = f"is lost: {failure.reason.replace('_', ' ')}"
         return BoardLostError(f"the board {key[1]!r} {why}")
 
+    def find_board(self, board: str | None) -> BoardKey:
+        """For the client: the agent and name of a board, or of the only one.
+
+        Raises:
+            InvalidRequestError: no board is named, and there are several.
+            NotHolderError: it is not in the reservation.
+        """
+        keys = [(device.agent, device.device) for device in self.state.devices]
+        if board is None:
+            if len(keys) != 1:
+                names = ", ".join(self.boards)
+                raise InvalidRequestError(
+                    f"the reservation {self.id} has several boards; say which of {names}"
+                )
+            return keys[0]
+        self._check_own([board])
+        return next(key for key in keys if key[1] == board)
+
+    def has(self, key: BoardKey) -> bool:
+        """For the client: whether a board is still in it."""
+        return any((d.agent, d.device) == key for d in self.state.devices)
+
+    def check_board(self, key: BoardKey) -> None:
+        """For the client: raise when a board is not in it any more, or the reservation is over."""
+        self.check()
+        if not self.has(key):
+            raise self.loss_of(key)
+
+    def status_of(self, key: BoardKey) -> str:
+        """For the client: what a board does, in a word or more."""
+        states = {(board.agent, board.name): board for board in self._view.list_boards()}
+        board = states.get(key)
+        if board is None:
+            return "gone"
+        return f"{board.status}: {board.detail}" if board.detail else board.status
+
     def check(self) -> None:
         """Raise ReservationEndedError when the reservation is over."""
         if self.id in self._view.ended:
@@ -165,15 +219,94 @@ class AsyncReservation:
         finally:
             self._evaluating = None
 
-    def take(self, event: EvaluationFinished | CommandRefused | DeviceFailed) -> None:
+    def attach(
+        self, board: str | None = None, *, timeout: float = READY_TIMEOUT
+    ) -> AsyncAttachment:
+        """Plug a board's USB port into this machine while `async with` lasts, by its vhci-hcd.
+
+        The board's behaviour is `usbip`; it needs no name where it is the only one. When it is
+        lost, with the network for example, programs that use it get an error at once, and it is
+        plugged in again as soon as that is possible.
+        """
+        return AsyncAttachment(self, self._session, board, timeout)
+
+    def serve_usb(
+        self, boards: Sequence[str] | None = None, *, port: int = USBIP_PORT
+    ) -> AsyncUsbServer:
+        """Offer boards to the USB/IP clients of this machine, on 127.0.0.1, for `async with`.
+
+        For where `attach` cannot be used. Their behaviour is `usbip`.
+        """
+        return AsyncUsbServer(self, self._session, boards, port)
+
+    def console(self, board: str | None = None, *, timeout: float = READY_TIMEOUT) -> AsyncConsole:
+        """Open a board's console for `async with`; the board's behaviour is `serial`."""
+        return AsyncConsole(self, self._session, board, timeout)
+
+    async def flash(
+        self,
+        uf2: Source,
+        boards: Sequence[str] | None = None,
+        *,
+        timeout: float = FLASH_TIMEOUT,
+    ) -> None:
+        """Write firmware of your own to boards, all of them unless named, and wait until they run.
+
+        Args:
+            uf2: the path of a UF2 file, or its bytes.
+            timeout: seconds for all of them.
+
+        Raises:
+            InvalidFirmwareError: the file is no UF2, is damaged, or is for another chip.
+            InvalidRequestError: the file cannot be read.
+            LimitExceededError: the file is larger than 4 MiB.
+            BoardLostError: a board did not come back.
+            TimedOutError: a board did not answer within `timeout` seconds.
+
+        When several boards fail, the message names each of them, and `details["boards"]` has the
+        code and message of each.
+        """
+        firmware = Bitstream.load(0, uf2).data
+        await Commanding(self, self._session, boards).run(FlashTopic, firmware, timeout)
+
+    async def reset(
+        self, boards: Sequence[str] | None = None, *, timeout: float = READY_TIMEOUT
+    ) -> None:
+        """Start boards, all of them unless named, anew in what they do, and wait for them.
+
+        One that is exported is unbound and exported again; one that measures gets its firmware
+        again. Raises as `flash` does.
+        """
+        commanding = Commanding(self, self._session, boards)
+        named = None if boards is None else tuple(boards)
+        await commanding.run(ResetTopic, make(ResetDevices, devices=named), timeout)
+
+    @contextmanager
+    def hearing(self, name: str, hear: Hearer) -> Iterator[None]:
+        """For the client: let `hear` have the events of a command or stream."""
+        self._hearers[name] = hear
+        try:
+            yield
+        finally:
+            del self._hearers[name]
+
+    def take(self, event: HolderEvent) -> None:
         """For the client: an event of this reservation has come."""
-        if isinstance(event, DeviceFailed):
-            key = (event.agent, event.device)
-            self.failures[key] = event
-            left = tuple(d for d in self.state.devices if (d.agent, d.device) != key)
-            self._view.put(self.state.model_copy(update={"devices": left}))
-        elif self._evaluating is not None:
-            self._evaluating.take(event)
+        match event:
+            case DeviceFailed():
+                key = (event.agent, event.device)
+                self.failures[key] = event
+                left = tuple(d for d in self.state.devices if (d.agent, d.device) != key)
+                self._view.put(self.state.model_copy(update={"devices": left}))
+            case EvaluationFinished():
+                if self._evaluating is not None:
+                    self._evaluating.take(event)
+            case _:
+                name = event.stream if isinstance(event, Streaming) else event.id
+                if name in self._hearers:
+                    self._hearers[name](event)
+                elif isinstance(event, CommandRefused) and self._evaluating is not None:
+                    self._evaluating.take(event)
 
     def send_again(self, agent: str) -> None:
         """For the client: commands to an agent, or its results, may have been lost."""

@@ -5,21 +5,19 @@ An event loop in a thread of its own keeps the connection alive while the caller
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from icefarm.async_client import DEFAULT_GRACE, AsyncClient
-from icefarm.async_reservation import READY_TIMEOUT, AsyncReservation
-from icefarm.evaluating import BoardKey
-from icefarm.results import Result, Source
+from icefarm.async_reservation import AsyncReservation
+from icefarm.reservation import Reservation
 from icefarm.view import Agent, Board
 from icefarm_schemas import (
     DEFAULT_DEVICE_GRACE,
     DEFAULT_DURATION,
     Availability,
-    DeviceFailed,
     ReservationState,
     Transition,
     Usage,
@@ -142,7 +140,7 @@ class Client:
         wait: float | None = None,
         priority: int = 0,
         board_grace: float = DEFAULT_DEVICE_GRACE,
-    ) -> "Reservation":
+    ) -> Reservation:
         """Reserve boards and wait until they are ready. See `AsyncClient.reserve`."""
 
         async def reserve() -> AsyncReservation:
@@ -162,9 +160,14 @@ class Client:
 
         return Reservation(self, self._call(reserve()))
 
-    def find_reservation(self, reservation: str) -> "Reservation":
+    def find_reservation(self, reservation: str, *, take_over: bool = True) -> Reservation:
         """One of your reservations, perhaps of another process. See `AsyncClient`."""
-        return Reservation(self, self._call(self._client.find_reservation(reservation)))
+        found = self._client.find_reservation(reservation, take_over=take_over)
+        return Reservation(self, self._call(found))
+
+    def reservations(self) -> list[ReservationState]:
+        """Your reservations that are not over, queued ones too, the oldest first."""
+        return self._call(self._client.reservations())
 
     def extend(
         self,
@@ -243,91 +246,3 @@ class Client:
     def usage(self, *, since: datetime | None = None, until: datetime | None = None) -> Usage:
         """How long boards were held, by client and by board."""
         return self._call(self._client.usage(since=since, until=until))
-
-
-class Reservation:
-    """Boards that are held. `with` gives them back. See `AsyncReservation`."""
-
-    def __init__(self, client: Client, reservation: AsyncReservation) -> None:
-        self._client, self._reservation = client, reservation
-
-    @property
-    def id(self) -> str:
-        """What the CLI and topics call it."""
-        return self._reservation.id
-
-    @property
-    def failures(self) -> dict[BoardKey, DeviceFailed]:
-        """Why boards were taken out of it, by agent and board."""
-        return self._reservation.failures
-
-    def wait_until_ready(self, timeout: float = READY_TIMEOUT) -> None:
-        """Return when all boards do what they should. See `AsyncReservation`."""
-        self._client._call(self._reservation.wait_until_ready(timeout))
-
-    @property
-    def boards(self) -> tuple[str, ...]:
-        """The names of its boards."""
-        return self._reservation.boards
-
-    @property
-    def behaviour(self) -> str:
-        """What its boards do."""
-        return self._reservation.behaviour
-
-    @property
-    def expires_at(self) -> datetime:
-        """When the lease ends, in UTC."""
-        return self._reservation.expires_at
-
-    @property
-    def state(self) -> ReservationState:
-        """As control told it last."""
-        return self._reservation.state
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._client._call(self._reservation.__aexit__(kind, error, traceback))
-
-    def evaluate(
-        self, bitstreams: Iterable[Source], *, on_every_board: bool = False
-    ) -> Iterator[Result]:
-        """Measure bitstreams and yield each result as it comes. See `AsyncReservation`.
-
-        The iterable is read in the client's own thread.
-        """
-        results = self._reservation.evaluate(bitstreams, on_every_board=on_every_board)
-
-        async def following() -> Result | None:
-            return await anext(results, None)
-
-        try:
-            while (result := self._client._call(following())) is not None:
-                yield result
-        finally:
-            self._client._call(results.aclose())
-
-    def extend(self, duration: float = DEFAULT_DURATION) -> None:
-        """Let the lease end `duration` seconds from now."""
-        self._client._call(self._reservation.extend(duration))
-
-    def change(
-        self,
-        behaviour: str,
-        *,
-        boards: Sequence[str] | None = None,
-        arguments: dict[str, Any] | None = None,
-    ) -> None:
-        """Let boards do something else, and wait for them. See `AsyncReservation.change`."""
-        self._client._call(self._reservation.change(behaviour, boards=boards, arguments=arguments))
-
-    def release(self, boards: Sequence[str] | None = None) -> None:
-        """Give boards back, all of them unless named. See `AsyncReservation.release`."""
-        self._client._call(self._reservation.release(boards))

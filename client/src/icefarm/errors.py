@@ -12,6 +12,7 @@ from icefarm_broker import (
     PublishRefusedError,
     RequestTimedOutError,
 )
+from icefarm_broker import StreamLostError as StreamCutError
 from icefarm_schemas import EndReason, Error, ErrorCode
 
 _BY_CODE: dict[ErrorCode, type["FarmError"]] = {}
@@ -132,6 +133,7 @@ def from_broker(error: BrokerError) -> FarmError:
         NotAuthorisedError: FarmPermissionError,
         PublishRefusedError: LimitExceededError,
         RequestTimedOutError: TimedOutError,
+        StreamCutError: StreamLostError,
     }
     if isinstance(error, NobodyListensError):
         return ControlOfflineError(

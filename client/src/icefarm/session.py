@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from icefarm.errors import (
     FarmError,
+    InvalidRequestError,
     NoSuchReservationError,
+    NotHolderError,
     ReservationEndedError,
     end_reason,
     from_broker,
@@ -30,6 +32,7 @@ from icefarm_broker import (
 )
 from icefarm_schemas import (
     AgentState,
+    CommandFinished,
     CommandRefused,
     DeviceFailed,
     EvaluationFinished,
@@ -42,6 +45,8 @@ from icefarm_schemas import (
     ReservationEnded,
     ReservationState,
     SessionState,
+    StreamClosed,
+    StreamOpened,
     TakeOverRequest,
     utc_now,
 )
@@ -65,10 +70,21 @@ _SILENT = 2.0
 log = logging.getLogger(__name__)
 
 
+HolderEvent = (
+    EvaluationFinished
+    | CommandFinished
+    | CommandRefused
+    | StreamOpened
+    | StreamClosed
+    | DeviceFailed
+)
+"""What a reservation is told: answers to its commands, and the loss of a board."""
+
+
 class Follower(Protocol):
     """Who hears what happens to a reservation."""
 
-    def take(self, event: EvaluationFinished | CommandRefused | DeviceFailed) -> None:
+    def take(self, event: HolderEvent) -> None:
         """An event of the reservation has come."""
 
     def send_again(self, agent: str) -> None:
@@ -167,6 +183,38 @@ class Session:
         assert reply.reservations is not None  # Each operation has its kind of reply.
         return reply.reservations[0]
 
+    async def look_at(self, reservation: str) -> ReservationState:
+        """The state of one of this client's reservations; the session that has it keeps it.
+
+        Raises:
+            NoSuchReservationError, ReservationEndedError, NotHolderError.
+        """
+        try:
+            topic = ReservationStateTopic(reservation).build(self.root)
+        except ValueError as error:
+            raise InvalidRequestError(str(error)) from error
+        await self.subscribe(topic)
+        state = self.view.reservations.get(reservation)
+        if state is None:
+            # Control knows why; or that it is there, whatever the broker has forgotten.
+            return await self.take_over(reservation)
+        if state.client != self.client:
+            await self.connection.unsubscribe(topic)
+            raise NotHolderError(
+                f"the reservation {reservation!r} is held by somebody else, not by {self.client!r}"
+            )
+        return state
+
+    async def list_reservations(self) -> list[ReservationState]:
+        """This client's reservations that are not over, the oldest first."""
+        every = ReservationStateTopic.pattern(self.root)
+        # Of those that are not followed, an end may have been missed.
+        self.view.keep_reservations(self._followed.keys())
+        await self.subscribe(every)
+        await self.connection.unsubscribe(every)
+        mine = [s for s in self.view.reservations.values() if s.client == self.client]
+        return sorted(mine, key=lambda state: state.created_at)
+
     def follow(self, reservation: str, follower: Follower | None = None) -> None:
         """Let `follower` hear of a reservation, and ask after it when that may be missed."""
         self._followed[reservation] = follower
@@ -229,9 +277,9 @@ class Session:
         match event:
             case ReservationEnded():
                 self.view.end(event.reservation, event.reason)
-            case EvaluationFinished() | CommandRefused() | DeviceFailed() if follower is not None:
+            case _ if follower is not None and isinstance(event, HolderEvent):
                 follower.take(event)
-            case EvaluationFinished() | CommandRefused():
+            case EvaluationFinished() | CommandFinished() | CommandRefused():
                 log.info("a result that nobody here waits for: %s", event)
 
     def _observe(self, received: Received) -> None:

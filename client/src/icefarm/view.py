@@ -1,7 +1,7 @@
 """What a client knows of the farm, from retained states, and a way to wait for a change of it."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,10 @@ class View:
         if self.ended.get(reservation) is None:
             self.ended[reservation] = reason
         self.tell()
+
+    def keep_reservations(self, followed: Collection[str]) -> None:
+        """Forget the others."""
+        self.reservations = {k: v for k, v in self.reservations.items() if k in followed}
 
     def tell(self) -> None:
         """Wake those who wait for a change."""
