@@ -208,7 +208,21 @@ def test_an_interrupted_evaluation_gives_its_boards_back(
 
 @pytest.mark.parametrize(
     "command",
-    ["", "boards", "agents", "reserve", "release", "extend", "evaluate", "watch", "up", "demo"],
+    [
+        *(
+            "",
+            "boards",
+            "agents",
+            "reserve",
+            "release",
+            "extend",
+            "evaluate",
+            "watch",
+            "up",
+            "demo",
+        ),
+        *("attach", "detach", "console", "flash", "reset"),
+    ],
 )
 def test_every_command_has_help_with_an_example(command: str) -> None:
     done = subprocess.run(

@@ -219,12 +219,13 @@ def test_the_ports_of_vhci_are_read() -> None:
             "hub port sta spd dev      sockfd local_busid\n"
             "hs  0000 006 002 00110002 000008 1-1\n"
             "hs  0001 005 000 00000000 000000 0-0\n"
-            "ss  0015 004 000 00000000 000000 0-0\n"
+            "ss  0015 004 000 00000000 000000 0-0\n",
+            3,
         )
     )
-    assert [(p.hub, p.number, p.is_free, p.is_fast) for p in ports] == [
-        ("hs", 0, False, False),
-        ("hs", 1, False, False),
-        ("ss", 15, True, True),
+    assert [(p.number, p.is_free, p.is_fast, p.controller, p.place) for p in ports] == [
+        (0, False, False, 3, 0),
+        (1, False, False, 3, 1),
+        (15, True, True, 3, 0),
     ]
     assert (ports[0].device_id, ports[0].socket, ports[0].busid) == (0x110002, 8, "1-1")

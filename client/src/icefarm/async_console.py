@@ -102,6 +102,15 @@ class AsyncConsole:
         """The board's name."""
         return self._stream.board
 
+    async def wait(self, timeout: float | None = None) -> None:
+        """Return when it is connected: at once, or when it is again after a loss.
+
+        Raises:
+            BoardLostError, ReservationEndedError, StreamLostError: it will not be.
+            TimedOutError: it is not within `timeout` seconds.
+        """
+        await self._stream.until_open(timeout)
+
     async def read(self, timeout: float | None = None) -> bytes:
         """What has come, at least a byte, and at most 64 KiB.
 

@@ -247,6 +247,10 @@ class Console:
         """The board's name."""
         return self._console.board
 
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when it is connected. See `AsyncConsole.wait`."""
+        self._client._call(self._console.wait(timeout))
+
     def read(self, timeout: float | None = None) -> bytes:
         """What has come, at least a byte. See `AsyncConsole.read`."""
         return self._client._call(self._console.read(timeout))

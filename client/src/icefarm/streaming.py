@@ -287,6 +287,7 @@ class BoardStream:
             self.why = error
             raise
         finally:
+            self._enter(StreamState.WAITING)
             # Before its descriptor is closed.
             end.unplug()
             for task in (carrying, plugging, watching):

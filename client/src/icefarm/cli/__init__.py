@@ -1,6 +1,15 @@
 """The `icefarm` command; `icefarm --help` lists what it does."""
 
-from icefarm.cli import evaluate, history, local, reservations, show  # noqa: F401  (their commands)
+from icefarm.cli import (  # noqa: F401  (their commands)
+    attach,
+    console,
+    evaluate,
+    firmware,
+    history,
+    local,
+    reservations,
+    show,
+)
 from icefarm.cli.app import app
 
 __all__ = ["app"]

@@ -10,8 +10,9 @@ import errno
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from icefarm.errors import LimitExceededError, NotSupportedError
@@ -41,7 +42,8 @@ _SETTLING = 2.0
 class Port:
     """A port of a virtual controller, as a line of a `status` file tells it.
 
-    `socket` is the number that the descriptor had in the process that attached it.
+    `socket` is the number that the descriptor had in the process that attached it. It is the port
+    at `place`, from 0, of one of the two hubs of a `controller`.
     """
 
     hub: str
@@ -50,6 +52,8 @@ class Port:
     device_id: int
     socket: int
     busid: str
+    controller: int = 0
+    place: int = 0
 
     @property
     def is_free(self) -> bool:
@@ -62,11 +66,22 @@ class Port:
         return self.hub == "ss"
 
 
-def parse_ports(text: str) -> Iterator[Port]:
+def parse_ports(text: str, controller: int = 0) -> Iterator[Port]:
     """The ports in a status file: a headline, then `hub port sta spd dev sockfd local_busid`."""
+    places: Counter[str] = Counter()
     for line in text.splitlines()[1:]:
-        hub, number, status, _, device_id, socket, busid = line.split()
-        yield Port(hub, int(number), int(status), int(device_id, 16), int(socket), busid)
+        hub, number, status, _, device, socket, busid = line.split()
+        yield Port(
+            hub,
+            int(number),
+            int(status),
+            int(device, 16),
+            int(socket),
+            busid,
+            controller,
+            places[hub],
+        )
+        places[hub] += 1
 
 
 def list_ports() -> list[Port]:
@@ -76,8 +91,9 @@ def list_ports() -> list[Port]:
         NotSupportedError: it has none.
     """
     try:
-        files = sorted(_CONTROLLER.glob("status*"))
-        ports = [port for file in files for port in parse_ports(file.read_text())]
+        # Named `status`, `status.1`, `status.2`, ...
+        files = {int(f.suffix[1:] or 0): f for f in _CONTROLLER.glob("status*")}
+        ports = [port for n in sorted(files) for port in parse_ports(files[n].read_text(), n)]
     except OSError as error:
         raise NotSupportedError(f"the ports of vhci-hcd cannot be read: {error}") from error
     if not ports:
@@ -141,14 +157,14 @@ def attach(descriptor: int, usb: UsbDescription) -> Port:
             raise NotSupportedError(
                 f"the kernel does not take the device at port {port.number}: {error}"
             ) from error
-        return Port(port.hub, port.number, _ATTACHED, device_id, descriptor, "")
+        return replace(port, status=_ATTACHED, device_id=device_id, socket=descriptor)
     raise LimitExceededError("other processes take each free USB/IP port; try again")
 
 
 def _find_free(*, is_fast: bool) -> Port:
     ports = [port for port in list_ports() if port.is_fast == is_fast]
     for port in ports:
-        if port.is_free:
+        if port.is_free and not _is_remembered(port):
             return port
     raise LimitExceededError(
         f"all {len(ports)} ports for such a device are in use; `usbip port` lists them, "
@@ -158,6 +174,18 @@ def _find_free(*, is_fast: bool) -> Port:
 
 def _is_free(number: int) -> bool:
     return any(port.number == number and port.is_free for port in list_ports())
+
+
+def _is_remembered(port: Port) -> bool:
+    """Whether the kernel has not yet dealt with the unplugging of what was there before.
+
+    A device that is plugged in then never appears, and what the old one was used for hangs: the
+    kernel asks the new connection to cancel what the old one was asked for.
+    """
+    return any(
+        (_DEVICES / f"{bus.name.removeprefix('usb')}-{port.place + 1}").exists()
+        for bus in _CONTROLLER.with_name(f"vhci_hcd.{port.controller}").glob("usb*")
+    )
 
 
 def _write(file: str, text: str) -> None:
@@ -207,7 +235,12 @@ class Nodes:
 
 
 def list_nodes(attached: Port) -> Nodes:
-    """The ttys and disks of what is attached, as far as they are there."""
+    """The ttys and disks of what is attached, as far as they are there.
+
+    No attribute of the device is read. While the kernel talks to a device, it holds a lock that
+    reading some of them (`uevent`, `bConfigurationValue`) waits for; and what the kernel says is
+    carried by this process.
+    """
     port = find(attached)
     if port is None or port.status != _IN_USE:
         return Nodes()
@@ -215,51 +248,31 @@ def list_nodes(attached: Port) -> Nodes:
     # Class devices have the file `dev`; sysfs is a tree where links are not followed.
     for directory, _, files in os.walk((_DEVICES / port.busid).resolve()):
         if "dev" in files:
-            place = Path(directory)
-            kind = os.path.basename(os.path.realpath(place / "subsystem"))
-            path = Path("/dev", _device_name(place))
+            kind = os.path.basename(os.path.realpath(os.path.join(directory, "subsystem")))
+            # A slash in a device's name is an exclamation mark in sysfs.
+            path = Path("/dev", os.path.basename(directory).replace("!", "/"))
             if kind in found and path.exists():
                 found[kind].append(str(path))
     return Nodes(tuple(sorted(found["tty"])), tuple(sorted(found["block"])))
-
-
-def _device_name(place: Path) -> str:
-    try:
-        lines = (place / "uevent").read_text().splitlines()
-    except OSError:
-        return place.name  # It is being unplugged.
-    names = [line.removeprefix("DEVNAME=") for line in lines if line.startswith("DEVNAME=")]
-    return names[0] if names else place.name
 
 
 async def wait_for_nodes(attached: Port) -> Nodes:
     """What the device brings, when there is something, or when nothing more is to be expected."""
     began, configured = time.monotonic(), None
     while True:
-        nodes, now = list_nodes(attached), time.monotonic()
-        if configured is None and _is_configured(attached):
+        nodes, drivers, now = list_nodes(attached), _list_drivers(attached), time.monotonic()
+        if configured is None and drivers:
             configured = now
-        if (nodes.ttys or nodes.disks) and _has_drivers(attached):
+        if (nodes.ttys or nodes.disks) and all(drivers):
             return nodes
         if now - began > _PATIENCE or (configured is not None and now - configured > _SETTLING):
             return nodes
         await asyncio.sleep(_LOOK)
 
 
-def _is_configured(attached: Port) -> bool:
+def _list_drivers(attached: Port) -> list[bool]:
+    """Whether each interface of the device has a driver; it has none before its configuration."""
     port = find(attached)
     if port is None or port.status != _IN_USE:
-        return False
-    try:
-        return bool((_DEVICES / port.busid / "bConfigurationValue").read_text().strip())
-    except OSError:
-        return False
-
-
-def _has_drivers(attached: Port) -> bool:
-    """Whether each interface of the device has got its driver."""
-    port = find(attached)
-    if port is None:
-        return False
-    interfaces = list(_DEVICES.glob(f"{port.busid}:*"))
-    return bool(interfaces) and all((place / "driver").exists() for place in interfaces)
+        return []
+    return [(place / "driver").exists() for place in _DEVICES.glob(f"{port.busid}:*")]
