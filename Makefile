@@ -38,10 +38,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
+bench: install kernel-programs
 	$(BIN)/python -m benchmarks
 
-bench-profile: install
+bench-profile: install kernel-programs
 	$(BIN)/python -m benchmarks --profile
 
 circuits: install
@@ -70,8 +70,9 @@ programs:
 fault-programs:
 	@$(call need,faketime ip nsenter setpriv,faketime iproute2 util-linux)
 
-# For machines that are emulated with a kernel of their own (tests/kernel). They cannot write to this
-# machine's files, so without bytecode each start of Python there would compile everything again.
+# For machines that are emulated with a kernel of their own (tests/kernel, and a benchmark). They
+# cannot write to this machine's files, so without bytecode each start of Python there would compile
+# everything again.
 kernel-programs: install
 ifeq ($(shell uname -m),x86_64)
 	@$(call need,qemu-system-x86_64 busybox modprobe /lib/systemd/systemd-udevd udevadm usbip ip,qemu-system-x86 busybox-static kmod udev usbip iproute2)

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kernel.initrd import CannotBootError, check_programs
+
 from benchmarks import (
     absence,
     evaluation,
@@ -26,6 +28,7 @@ from benchmarks import (
     reservations,
     scale,
     simulation,
+    streams,
     traffic,
 )
 from benchmarks.farm import Place
@@ -41,6 +44,7 @@ PARTS: dict[str, Callable[[Place], Awaitable[list[report.Figure]]]] = {
     "traffic": traffic.measure,
     "scale": scale.measure,
     "simulation": simulation.measure,
+    "streams": streams.measure,
 }
 _DOCS = Path(__file__).parents[1] / "docs"
 
@@ -73,6 +77,16 @@ def _machine(controls: int) -> dict[str, str | int | float]:
     }
 
 
+def _all_parts() -> list[str]:
+    """Those that can be measured on this machine."""
+    try:
+        check_programs()
+    except CannotBootError as error:
+        print(f"The part `streams` is left out: {error}", file=sys.stderr)
+        return [part for part in PARTS if part != "streams"]
+    return list(PARTS)
+
+
 async def _measure(place: Place, parts: list[str]) -> dict[str, list[report.Figure]]:
     """One part after the other, until all are measured or the process is to end."""
     this = asyncio.current_task()
@@ -92,7 +106,7 @@ def main() -> None:
         with embedded_database(data) as postgres:
             place = Place(directory, postgres, data, arguments.controls, profiling)
             try:
-                results = asyncio.run(_measure(place, arguments.parts or list(PARTS)))
+                results = asyncio.run(_measure(place, arguments.parts or _all_parts()))
             except asyncio.CancelledError:
                 sys.exit("stopped before the end")
         document = report.as_document(results, machine)

@@ -6,7 +6,7 @@ they are available, and nobody carries out what they are assigned.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ class Farm:
 
 @asynccontextmanager
 async def running_servers(
-    place: Place, name: str, broker: type[Mosquitto] = Mosquitto
+    place: Place, name: str, broker: Callable[[Path, int], Mosquitto] = Mosquitto
 ) -> AsyncIterator[Farm]:
     """A broker and a database for a farm of this name, as long as the block."""
     url = place.postgres.url

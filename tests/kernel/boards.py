@@ -10,7 +10,7 @@ from typing import Any
 from support.waiting import until
 
 from kernel.machine import GuestError, Machine
-from kernel.picos import PORTS, SOCKET, BoardState
+from kernel.picos import HIGH_SPEED, PORTS, SOCKET, BoardState
 
 
 class Board:
@@ -76,8 +76,11 @@ class Boards:
         self._boards: dict[int, Board] = {}
         self._serials = itertools.count(1)
 
-    def load(self) -> None:
+    def load(self, *, high_speed: bool = False) -> None:
         """Make the ports; to be called once after each boot of the machine.
+
+        Args:
+            high_speed: they are of high speed, and not of full speed as a Pico is.
 
         Raises:
             GuestError: the kernel has not what virtual boards need; the text has its words.
@@ -85,7 +88,10 @@ class Boards:
         self._boards.clear()
         path = str(Path(__file__).parents[1])
         self.machine.start(
-            "picos", sys.executable, "-S", "-m", "kernel.picos", env={"PYTHONPATH": path}
+            "picos",
+            *(sys.executable, "-S", "-m", "kernel.picos"),
+            *([HIGH_SPEED] if high_speed else []),
+            env={"PYTHONPATH": path},
         )
         until(
             lambda: self.machine.glob(SOCKET) or not self.machine.running("picos"),

@@ -23,14 +23,15 @@ class Identity:
     serial: str
 
 
-def load_modules(ports: int) -> None:
-    """Make so many empty ports of full speed, which is what a Pico has."""
+def load_modules(ports: int, *, high_speed: bool) -> None:
+    """Make so many empty ports of high speed (480 Mbit/s), or of full speed (12), as a Pico has."""
     modules = ("usbmon", "libcomposite", "usb_f_acm", "usb_f_mass_storage", "cdc-acm", "sd_mod")
     for module in modules:
         subprocess.run(["modprobe", module], check=True)
     # As it is deployed: by default a second passes before a new disk can be used.
     subprocess.run(["modprobe", "usb-storage", "delay_use=0"], check=True)
-    subprocess.run(["modprobe", "dummy_hcd", f"num={ports}", "is_high_speed=N"], check=True)
+    speed = f"is_high_speed={'Y' if high_speed else 'N'}"
+    subprocess.run(["modprobe", "dummy_hcd", f"num={ports}", speed], check=True)
     for kind, where in (("configfs", "/sys/kernel/config"), ("debugfs", "/sys/kernel/debug")):
         if not os.path.ismount(where):
             subprocess.run(["mount", "-t", kind, kind, where], check=True)

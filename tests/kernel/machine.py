@@ -116,6 +116,18 @@ class Machine:
         self._running_emulator()
         self._qmp.execute("set_link", name="net", up=up)
 
+    def forward(self, port: int) -> None:
+        """Make a TCP port of this machine's 127.0.0.1 lead to the same port of the emulated one.
+
+        Raises:
+            MachineError: the port is taken.
+        """
+        self._running_emulator()
+        command = f"hostfwd_add host tcp:127.0.0.1:{port}-:{port}"
+        # It has no command of its own in QMP; the monitor for people answers with its complaints.
+        if refused := self._qmp.execute("human-monitor-command", **{"command-line": command}):
+            raise MachineError(f"{self.name}: {refused.strip()}")
+
     def close(self) -> None:
         """Switch it off for good and remove its files."""
         if self._emulator is not None:

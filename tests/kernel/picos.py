@@ -30,6 +30,7 @@ from kernel.guest import read_frame, write_frame
 from kernel.uf2 import firmware_image, firmware_name
 
 SOCKET = "/run/icefarm/picos.socket"
+HIGH_SPEED = "high-speed"
 PORTS = 8
 """As many consoles as the kernel's u_serial has."""
 
@@ -320,8 +321,8 @@ class Board:
 class Picos:
     """All ports, and the commands to them; each method named `do_...` is one."""
 
-    def __init__(self) -> None:
-        load_modules(PORTS)
+    def __init__(self, *, high_speed: bool) -> None:
+        load_modules(PORTS, high_speed=high_speed)
         self._boards: dict[int, Board] = {}
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
@@ -362,9 +363,9 @@ class Picos:
 
 
 def main() -> None:
-    """Serve for ever."""
+    """Serve for ever; with the argument `high-speed`, boards that are faster than a Pico."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    picos = Picos()
+    picos = Picos(high_speed=sys.argv[1:] == [HIGH_SPEED])
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(SOCKET)
         server.listen()

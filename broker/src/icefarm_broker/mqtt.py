@@ -6,6 +6,7 @@ been dealt with, and ending the broker's session with the connection.
 """
 
 import asyncio
+import logging
 import socket
 import ssl
 import threading
@@ -32,6 +33,9 @@ from icefarm_broker.errors import (
     TakenOverError,
 )
 from icefarm_broker.properties import pack, publish_packet
+from icefarm_broker.receiving import Receiver
+
+log = logging.getLogger(__name__)
 
 # Reason codes of MQTT 5, section 2.4.
 _NO_MATCHING_SUBSCRIBERS = 16
@@ -160,7 +164,7 @@ class MqttClient(aiomqtt.Client):
         self._thread = threading.get_ident()
         self._when_connected = connected
         self._deliver = deliver
-        self._deliver_bytes = deliver_bytes
+        self._receiver = Receiver(self._client, deliver_bytes)
         self._client.manual_ack_set(True)
         self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
 
@@ -351,6 +355,20 @@ class MqttClient(aiomqtt.Client):
 
     _on_unsubscribe = _on_subscribe
 
+    def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        super()._on_socket_open(client, userdata, sock)
+        # In the place of the reader that aiomqtt has just ordered in the same way.
+        self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._read)
+
+    def _read(self) -> None:
+        try:
+            self._receiver.read()
+        except Exception as error:
+            # As in aiomqtt, it ends the connection; what comes next may make no sense any more.
+            log.exception("what the broker at %s sent could not be dealt with", self._address)
+            if not self.lost.done():
+                self.lost.set_exception(error)
+
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         # aiomqtt registers the socket a moment later, when it may be closed already; within the
         # event loop's own thread it can be done at once.
@@ -367,10 +385,6 @@ class MqttClient(aiomqtt.Client):
             super()._on_socket_register_write(client, userdata, sock)
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        take = self._deliver_bytes.get(message.topic)
-        if take is not None and message.qos == 0:
-            take(bytes(message.payload))
-            return
         properties = message.properties
         self._deliver(
             Delivery(
