@@ -231,3 +231,29 @@ def test_numbers_start_again_after_four_thousand_million() -> None:
     frame = Frame.unpack(Frame(stream_tag(ID), (1 << 32) + 5, 0, b"x").pack())
     assert frame.number == 5
     assert frame.follows((1 << 32) + 5)
+
+
+async def test_what_may_wait_goes_with_what_follows(mosquitto: Mosquitto) -> None:
+    inner, end = socket.socketpair()
+    frames: list[Frame] = []
+    async with connected(mosquitto.url, "agent", UP.build()) as agent:
+        topic = UP.build()
+        agent.take_bytes(
+            topic, lambda payload: frames.append(Frame.unpack(payload)), lambda why: None
+        )
+        stream = Stream(agent, ID, UP, DOWN, inner.detach(), may_wait=b"done".__eq__)
+        running = asyncio.create_task(stream.run())
+
+        async def came(data: bytes) -> bool:
+            return b"".join(frame.data for frame in frames) == data
+
+        # Alone, it is not held for long.
+        end.sendall(b"done")
+        await until_async(lambda: came(b"done"))
+        for words in (b"done", b" and more"):
+            end.sendall(words)
+            await asyncio.sleep(0)
+        await until_async(lambda: came(b"donedone and more"))
+        running.cancel()
+        await asyncio.wait([running])
+        end.close()

@@ -20,6 +20,7 @@ from icefarm_schemas.streams import MAX_DATA, WINDOW, Frame, FrameError, stream_
 from icefarm_schemas.topics import Topic
 
 _LOOK = 0.02
+_HOLD = 0.001
 _CREDIT_AFTER = WINDOW // 4
 """Bytes after whose consumption the other side is told so, if no data tells it on the way."""
 
@@ -35,6 +36,8 @@ class Stream:
             before the other side may send.
         fd: a socket, a tty, or a pseudo-terminal's master; it is the stream's from now on, and
             closed with it.
+        may_wait: whether what was read is nothing that anybody hurries for. It then waits for up
+            to a millisecond, to go with what comes next in one frame.
         speaks_first: the side that opens a stream does, with an empty frame, when it is ready to
             receive; the other one sends nothing before.
     """
@@ -48,6 +51,7 @@ class Stream:
         fd: int,
         *,
         speaks_first: bool = True,
+        may_wait: Callable[[bytes], bool] | None = None,
     ) -> None:
         self._connection = connection
         self._tag = stream_tag(stream)
@@ -56,6 +60,9 @@ class Stream:
         self._fd = fd
         self._read, self._write, self._close = _ways_of(fd)
         self._speaks_first = speaks_first
+        self._may_wait = may_wait
+        self._held = b""
+        self._holding: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._frames_sent = self._frames_received = 0
@@ -94,6 +101,7 @@ class Stream:
         if self._fd < 0:
             return
         self._connection.take_no_more(self._receives)
+        self._send_held()
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         self._close()
@@ -134,12 +142,28 @@ class Stream:
         except OSError:
             # EIO of a pseudo-terminal, ECONNRESET of a socket: nobody is at the other end.
             data = b""
-        if data:
-            self._sent += len(data)
-            self._send(data)
-            self._read_while_there_is_credit()
-        else:
+        if not data:
             self._end(None)
+            return
+        self._sent += len(data)
+        if self._may_wait is not None and self._may_wait(data):
+            self._held += data
+            if self._holding is None:
+                self._holding = self._loop.call_later(_HOLD, self._send_held)
+        elif self._held:
+            self._held += data
+            self._send_held()
+        else:
+            self._send(data)
+        self._read_while_there_is_credit()
+
+    def _send_held(self) -> None:
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+        data, self._held = self._held, b""
+        if data and not self._over.done():
+            self._send(data)
 
     def _send(self, data: bytes) -> None:
         self._told = self._consumed

@@ -180,7 +180,13 @@ class DeviceStream:
         topics = [topic.build(self._connection.root) for topic in (up, session)]
         async with self._subscriptions.to(*topics), behaviour.open() as endpoint:
             stream = Stream(
-                self._connection, request.stream, down, up, endpoint.fd, speaks_first=False
+                self._connection,
+                request.stream,
+                down,
+                up,
+                endpoint.fd,
+                speaks_first=False,
+                may_wait=endpoint.may_wait,
             )
             self._stream = stream
             try:

@@ -1,5 +1,6 @@
 """Behaviours: what a reserved board does. Each is a class, found by its entry point's name."""
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -74,11 +75,13 @@ class Measures(Protocol):
 class Endpoint:
     """The agent's end of a device's bytes: a descriptor that whoever takes it closes.
 
-    `usb` describes the device where the bytes are those of USB/IP.
+    `usb` describes the device where the bytes are those of USB/IP. `may_wait` tells of bytes from
+    the device whether nobody hurries for them.
     """
 
     fd: int
     usb: UsbDescription | None = None
+    may_wait: Callable[[bytes], bool] | None = None
 
 
 @runtime_checkable

@@ -26,8 +26,18 @@ _LOOK_AGAIN = 2.0
 _RESET = 2.0
 """Seconds that the kernel takes to reset a device whose connection has ended; 0.3 as measured."""
 _PAUSE = 0.02
+_HEADER_BYTES, _RET_SUBMIT = 48, b"\0\0\0\3"
 
 log = logging.getLogger(__name__)
+
+
+def is_write_done(data: bytes) -> bool:
+    """Whether this is one USBIP_RET_SUBMIT without data: a transfer to the device has ended.
+
+    What the device answers often follows at once. The header has 48 bytes and begins with the
+    command, 3 (the kernel's Documentation/usb/usbip_protocol.rst).
+    """
+    return len(data) == _HEADER_BYTES and data[:4] == _RET_SUBMIT
 
 
 class UsbIp:
@@ -103,7 +113,7 @@ class UsbIp:
         try:
             with ours, kernels:
                 await usbip_host.hand_over(busid, kernels)
-                endpoint = Endpoint(ours.detach(), device.describe())
+                endpoint = Endpoint(ours.detach(), device.describe(), is_write_done)
             yield endpoint
         finally:
             # Our end is closed, so the kernel lets go by itself; if not, it is told to.
