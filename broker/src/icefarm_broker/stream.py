@@ -146,6 +146,8 @@ class Stream:
             self._end(None)
             return
         self._sent += len(data)
+        if len(self._held) + len(data) > MAX_DATA:
+            self._send_held()
         if self._may_wait is not None and self._may_wait(data):
             self._held += data
             if self._holding is None:
