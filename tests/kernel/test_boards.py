@@ -181,6 +181,17 @@ def test_the_holder_flashes_a_firmware_of_his_own(
         assert board.state.firmware == "default"
 
 
+def test_an_agent_that_is_stopped_while_it_flashes_ends_soon(agent: Lab, boards: Boards) -> None:
+    board = boards.plug("silent")
+    until(lambda: board.state.mode == "boot", "the bootloader")
+    agent.machine.signal("agent", signal.SIGTERM)
+    assert agent.machine.wait("agent", timeout=10) == 0
+    assert "Traceback" not in agent.machine.log("agent")
+    with agent.timed("an agent starts that was stopped while it flashed", board.serial):
+        agent.start_agent()
+    assert board.state.firmware == "default"
+
+
 def test_an_agent_that_is_interrupted_twice_leaves_nothing_bound(
     agent: Lab, boards: Boards, mosquitto: Mosquitto
 ) -> None:

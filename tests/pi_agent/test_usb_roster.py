@@ -61,6 +61,15 @@ def test_names(serial: str, name: str) -> None:
     assert board_name(serial) == name
 
 
+async def test_a_roster_that_is_closed_looks_no_more() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        rostered = Rostered(Bus(), tasks)
+        rostered.bus.plug(HERE, RUNNING)
+        rostered.roster.close()
+        rostered.roster.look(HERE)
+        assert not rostered.roster.places
+
+
 async def _says(caplog: pytest.LogCaptureFixture, what: str) -> bool:
     return what in caplog.text
 

@@ -67,6 +67,7 @@ class Discovery:
                 await asyncio.Event().wait()
             finally:
                 loop.remove_reader(monitor.fileno())
+                roster.close()
 
     def remember(self, place: str, name: str, product: str) -> None:
         """See `Roster.remember`."""

@@ -76,6 +76,7 @@ class Roster:
         self._refused: dict[str, str] = {}
         # Where a bootloader has just been given its default firmware.
         self._fresh: set[str] = set()
+        self._is_closed = False
 
     @property
     def places(self) -> frozenset[str]:
@@ -84,6 +85,8 @@ class Roster:
 
     def look(self, place: str) -> None:
         """Compare what is at a place with what is known of it."""
+        if self._is_closed:
+            return  # A flash that is cancelled with all the rest would have it look once more.
         port = self._port(place)
         port.notify()
         if place in self._adopting:
@@ -104,6 +107,10 @@ class Roster:
                 self._is_off(board)
         if device is None:
             self._refused.pop(place, None)
+
+    def close(self) -> None:
+        """Find and lose nothing any more."""
+        self._is_closed = True
 
     def remember(self, place: str, name: str, product: str) -> None:
         """A board was at a place in a former life of this agent.
