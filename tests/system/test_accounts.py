@@ -1,0 +1,72 @@
+"""A farm whose broker keeps users apart: a holder's console is nobody else's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.processes import Processes, script
+from support.waiting import until
+
+import icefarm
+from icefarm_broker import BrokerAddress, Connection, PresenceMessages
+from icefarm_broker.accounts import Account, Role, write_accounts
+from icefarm_broker.mosquitto import Mosquitto, free_port
+from icefarm_schemas import Frame, Presence, SessionState, stream_tag
+from icefarm_schemas.topics import SessionStateTopic, StreamUpTopic
+
+
+@pytest.fixture
+def farm(tmp_path: Path, database_url: str) -> Iterator[Mosquitto]:
+    """Everybody's password is the name."""
+    roles = {
+        "control": Role.CONTROL,
+        "bench": Role.AGENT,
+        "ann": Role.CLIENT,
+        "bob": Role.CLIENT,
+    }
+    accounts = [Account(name, name, role) for name, role in roles.items()]
+    with Mosquitto(tmp_path / "broker", free_port(), write_accounts(accounts, tmp_path)) as broker:
+        processes = Processes(url_of(broker, "control"), database_url, tmp_path)
+        processes.control()
+        processes.start(
+            "agent",
+            script("icefarm-agent"),
+            *("--name", "bench", "--virtual-boards", "1", "--virtual-speed", "20"),
+            *("--broker", url_of(broker, "bench")),
+        )
+        yield broker
+        processes.stop()
+        print(processes.logs())
+
+
+def url_of(broker: Mosquitto, name: str) -> str:
+    """Of the broker, with somebody's login."""
+    return broker.url.replace("//", f"//{name}:{name}@")
+
+
+async def test_a_console_is_its_holders_alone(farm: Mosquitto) -> None:
+    with icefarm.Client(url_of(farm, "ann")) as ann, icefarm.Client(url_of(farm, "bob")) as bob:
+        until(lambda: ann.is_served() and [b.status for b in ann.boards()] == ["available"])
+        held = ann.reserve(behaviour="serial")
+        with pytest.raises(icefarm.NotHolderError):
+            bob.find_reservation(held.id)
+        with held.console() as console:
+            console.readline(timeout=10)
+            await intrude(url_of(farm, "bob"), held, ann.session)
+            # A frame of somebody else's would have ended it.
+            lines = [console.readline(timeout=10) for _ in range(5)]
+            assert lines[1:] == [b"default firmware\n"] * 4
+
+
+async def intrude(url: str, held: icefarm.Reservation, session: str) -> None:
+    """Send bytes on the topic of another user's stream; the broker says nothing, and drops them."""
+    presence = SessionState(status=Presence.ONLINE)
+    connection = Connection(
+        BrokerAddress.parse(url),
+        "client-bob-intruder",
+        PresenceMessages(SessionStateTopic("bob", "intruder"), presence, b""),
+    )
+    async with connection:
+        topic = StreamUpTopic(held.id, held.boards[0], "ann", session).build()
+        connection.send(topic, Frame(stream_tag("00c0ffee"), 0, 0, b"reboot\n").pack())
+        connection.send(topic, b"no frame at all")
