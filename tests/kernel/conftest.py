@@ -14,7 +14,6 @@ from support.recorder import Recorder
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto, free_port
-from icefarm_schemas import DeviceStatus
 from kernel.boards import Board, Boards
 from kernel.desk import Desk
 from kernel.initrd import CannotBootError, check_programs
@@ -145,7 +144,6 @@ def agent(lab: Machine, farm: Farm, recorder: Recorder) -> Lab:
         one.configure()
         one.start_agent()
     one.wait_until_online()
-    one.wait_until_empty()
     return one
 
 
@@ -157,16 +155,19 @@ def user(desk: Machine, farm: Farm) -> Desk:
 @pytest.fixture
 def board(agent: Lab, boards: Boards) -> Board:
     """One that is available."""
-    plugged = boards.plug()
-    agent.wait_for(plugged.serial, DeviceStatus.AVAILABLE)
-    return plugged
+    if boards.kept is None:
+        boards.kept = boards.plug()
+    elif boards.kept.state.mode == "off":
+        boards.kept.plug()
+    agent.wait_until_free(boards.kept.serial)
+    return boards.kept
 
 
 @pytest.fixture
 def kept(board: Board, mosquitto: Mosquitto) -> Iterator[icefarm.Reservation]:
     """A reservation that outlives its holders."""
     with icefarm.Client(mosquitto.url, name="ann") as client:
-        reservation = client.reserve(behaviour="usbip", keep=True)
+        reservation = client.reserve(boards=[board.serial], behaviour="usbip", keep=True)
         yield reservation
         client.release(everything=True)
 

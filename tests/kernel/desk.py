@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from support.waiting import until
 
+import icefarm
 from kernel import holder
+from kernel.boards import Board
 from kernel.machine import Machine
 from kernel.scenario import Farm
 
@@ -19,21 +21,16 @@ class Desk:
     machine: Machine
     farm: Farm
 
-    def attach(self, reservation: str | None = None, grace: float = 10) -> str:
+    def attach(self, held: icefarm.Reservation | Board, grace: float = 10) -> str:
         """Start a holder, and wait for the tty of its board."""
-        self.start(reservation, grace)
+        self.start(held, grace)
         return self.wait_for_tty()
 
-    def start(self, reservation: str | None = None, grace: float = 10) -> None:
-        """Start a holder."""
-        self.machine.start(
-            "holder",
-            sys.executable,
-            holder.__file__,
-            str(grace),
-            *([reservation] if reservation else []),
-            env=self.farm.environment,
-        )
+    def start(self, held: icefarm.Reservation | Board, grace: float = 10) -> None:
+        """Start a holder of a reservation that is kept, or of a board, which it reserves."""
+        what = ("board", held.serial) if isinstance(held, Board) else ("reservation", held.id)
+        program = (sys.executable, holder.__file__, str(grace), *what)
+        self.machine.start("holder", *program, env=self.farm.environment)
 
     def wait_for_tty(self, since: int = 0) -> str:
         """The tty, when it has been attached after the holder had said so many words."""
@@ -69,6 +66,16 @@ class Desk:
         return sum(line.split()[2] != "004" for line in lines)
 
     def echo(self, tty: str, text: str) -> None:
-        """Let the board repeat a line."""
-        heard = self.machine.talk(tty, text.encode() + b"\n", f": {text}\r\n")
-        assert text.encode() in heard
+        """Let the board repeat a line.
+
+        The gadget's u_serial may keep what comes right after a reset until more comes, so the line
+        is said again where it has no answer.
+        """
+        for attempt in range(4):
+            try:
+                self.machine.talk(tty, text.encode() + b"\n", f": {text}\r\n", timeout=5)
+            except AssertionError:
+                if attempt == 3:
+                    raise
+            else:
+                return

@@ -1,4 +1,6 @@
-"""A client that holds a board as a USB device of its machine: python holder.py GRACE [RESERVATION]
+"""A client that holds a board as a USB device of its machine.
+
+    python holder.py GRACE board|reservation NAME
 
 It prints the tty whenever the board is plugged in, and ends on SIGTERM, or when it is killed.
 """
@@ -10,9 +12,13 @@ import icefarm
 
 def main() -> None:
     """Reserve a board, or take one that is reserved, and attach it."""
-    grace, *kept = sys.argv[1:]
+    grace, what, name = sys.argv[1:]
     with icefarm.Client(name="ann", grace=float(grace)) as farm:
-        held = farm.find_reservation(kept[0]) if kept else farm.reserve(behaviour="usbip")
+        held = (
+            farm.reserve(boards=[name], behaviour="usbip")
+            if what == "board"
+            else farm.find_reservation(name)
+        )
         print("holds", held.id, flush=True)
         with held.attach() as attached:
             while True:

@@ -97,23 +97,25 @@ class Lab:
         self.machine.kill("agent")
         self.machine.wait("agent")
 
-    def wait_until_empty(self) -> None:
-        """Until the boards of the test before are gone."""
+    def wait_until_free(self, device: str) -> None:
+        """Until a device is available for the next test."""
 
-        def boards() -> list[str]:
-            latest: dict[str, DeviceState | None] = {}
-            for told in self.recorder.of(DeviceStateTopic, agent=self.machine.name):
-                assert isinstance(told.topic, DeviceStateTopic)
-                latest[told.topic.device] = told.message
-            return [device for device, state in latest.items() if state is not None]
+        def free() -> bool:
+            state = self.state_of(device)
+            return state is not None and state.status is DeviceStatus.AVAILABLE
 
-        until(lambda: not boards(), "the boards of the test before gone")
+        until(free, f"{device} free; it is {self.state_of(device)}", timeout=60)
 
     def state_of(self, device: str) -> DeviceState | None:
         """The latest that the agent has reported; None when that was removed."""
         told = self.recorder.of(DeviceStateTopic, agent=self.machine.name, device=device)
         state: DeviceState | None = told[-1].message if told else None
         return state
+
+    def repairs(self, device: str) -> int:
+        """How often the agent has put a device right."""
+        state = self.state_of(device)
+        return state.repairs if state is not None else 0
 
     def reports(self, device: str) -> int:
         """How many states have been reported so far."""

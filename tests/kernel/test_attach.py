@@ -22,7 +22,7 @@ def test_a_board_is_attached_used_and_detached(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
     kept.flash(uf2(firmware_image("echo")))
-    tty = user.attach(kept.id)
+    tty = user.attach(kept)
     state = agent.state_of(board.serial)
     assert state is not None
     assert state.in_use
@@ -43,7 +43,7 @@ def test_a_board_is_attached_used_and_detached(
 def test_a_board_is_flashed_through_its_attachment(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
-    tty = user.attach(kept.id)
+    tty, repairs = user.attach(kept), agent.repairs(board.serial)
     said = user.said
     user.machine.touch(tty)
 
@@ -62,15 +62,13 @@ def test_a_board_is_flashed_through_its_attachment(
     assert user.machine.talk(tty, b"it echoes now", "now") == b"it echoes now"
     user.stop()
     # Nothing of that was a fault.
-    state = agent.state_of(board.serial)
-    assert state is not None
-    assert state.repairs == 0
+    assert agent.repairs(board.serial) == repairs
 
 
 def test_a_reset_exports_the_board_again(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
-    tty = user.attach(kept.id)
+    tty = user.attach(kept)
     said = user.said
     kept.reset()
     user.echo(user.wait_for_tty(said), "after the reset")
@@ -81,7 +79,7 @@ def test_a_reset_exports_the_board_again(
 def test_a_program_that_has_the_tty_open_gets_an_error_when_the_stream_is_lost(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
-    tty = user.attach(kept.id)
+    tty = user.attach(kept)
     user.machine.start("reader", "sh", "-c", f"stty -F {tty} raw; cat {tty}; echo it ended")
     until(lambda: "default firmware" in user.machine.log("reader"), "the board's words")
     with agent.timed("a reservation is ended by another session while attached", board.serial):
@@ -92,14 +90,14 @@ def test_a_program_that_has_the_tty_open_gets_an_error_when_the_stream_is_lost(
 
 
 def test_the_client_is_killed(agent: Lab, user: Desk, board: Board) -> None:
-    user.attach(grace=1)
+    user.attach(board, grace=1)
     with agent.timed("the client is killed", board.serial):
         user.kill()
     assert user.ports_in_use() == 0
 
 
 def test_the_clients_network_is_cut(agent: Lab, user: Desk, board: Board) -> None:
-    user.attach(grace=1)
+    user.attach(board, grace=1)
     with agent.timed("the client's network is cut", board.serial):
         user.machine.set_link(False)
 
@@ -107,7 +105,7 @@ def test_the_clients_network_is_cut(agent: Lab, user: Desk, board: Board) -> Non
 def test_the_clients_network_comes_back(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
-    user.attach(kept.id, grace=2)
+    user.attach(kept, grace=2)
     said = user.said
     user.machine.set_link(False)
     until(lambda: user.said > said, "the loss at the desk", timeout=60)
@@ -118,7 +116,7 @@ def test_the_clients_network_comes_back(
 
 
 def test_the_clients_machine_loses_its_power(agent: Lab, user: Desk, board: Board) -> None:
-    user.attach(grace=1)
+    user.attach(board, grace=1)
     with agent.timed("the client's machine loses its power", board.serial):
         user.machine.power_cut()
 
@@ -126,11 +124,11 @@ def test_the_clients_machine_loses_its_power(agent: Lab, user: Desk, board: Boar
 def test_the_clients_machine_reboots_and_goes_on(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
-    user.attach(kept.id)
+    user.attach(kept)
     user.machine.power_cut()
     user.machine.boot()
     # Whatever the farm still believes of the former session, the same reservation is attached.
-    user.echo(user.attach(kept.id), "after the reboot")
+    user.echo(user.attach(kept), "after the reboot")
     user.stop()
     with agent.timed("the client's machine was rebooted, and released its board", board.serial):
         kept.release()
@@ -140,7 +138,10 @@ def test_the_agent_is_killed_while_it_binds(agent: Lab, board: Board) -> None:
     command = agent.farm.processes
     with agent.killed_when("bind", board.busid):
         reserve = command.start(
-            "reserve", script("icefarm"), "reserve", "--name", "ann", "--behaviour", "usbip"
+            "reserve",
+            script("icefarm"),
+            "reserve",
+            *("--name", "ann", "--behaviour", "usbip", "--board", board.serial),
         )
     with agent.timed("the agent is killed in the middle of binding", board.serial, S.READY):
         agent.start_agent()
@@ -156,7 +157,7 @@ def test_the_agent_is_killed_while_it_attaches(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
     with agent.killed_when("attach", board.busid):
-        user.start(kept.id)
+        user.start(kept)
     with agent.timed("the agent is killed in the middle of attaching", board.serial, S.READY):
         agent.start_agent()
     user.echo(user.wait_for_tty(), "attached after all")
@@ -175,7 +176,7 @@ def test_the_agent_is_killed_while_it_flashes(agent: Lab, boards: Boards) -> Non
 def test_a_board_is_unplugged_while_it_is_attached(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
-    user.attach(kept.id)
+    user.attach(kept)
     said = user.said
     board.unplug()
     agent.wait_until_gone(board.serial)

@@ -44,7 +44,7 @@ def test_a_board_measures(agent: Lab, boards: Boards, mosquitto: Mosquitto) -> N
     bitstreams = [random.Random(seed).randbytes(BITSTREAM_BYTES) for seed in range(4)]
     with (
         icefarm.Client(mosquitto.url, name="ann") as client,
-        client.reserve(labels={"room": "cellar"}) as reservation,
+        client.reserve(boards=[board.serial]) as reservation,
     ):
         results = sorted(reservation.evaluate(bitstreams), key=lambda result: result.index)
         assert [result.pulses for result in results] == [expected_pulses(b) for b in bitstreams]
@@ -62,7 +62,7 @@ def test_a_board_that_hangs_in_a_transfer_holds_up_nobody(
     bitstream = random.Random(5).randbytes(BITSTREAM_BYTES)
     with (
         icefarm.Client(mosquitto.url, name="ann") as client,
-        client.reserve() as reservation,
+        client.reserve(boards=[board.serial]) as reservation,
     ):
         told = len(agent.recorder.of(AgentStateTopic, agent="lab"))
         agent.machine.signal("picos", signal.SIGSTOP)
@@ -163,7 +163,7 @@ def test_the_holder_flashes_a_firmware_of_his_own(
     agent.wait_for(board.serial, S.AVAILABLE)
     with (
         icefarm.Client(mosquitto.url, name="ann") as client,
-        client.reserve(behaviour="serial") as reservation,
+        client.reserve(boards=[board.serial], behaviour="serial") as reservation,
     ):
         with pytest.raises(icefarm.InvalidFirmwareError, match="UF2"):
             reservation.flash(b"this is no firmware")
@@ -199,7 +199,7 @@ def test_an_agent_that_is_interrupted_twice_leaves_nothing_bound(
     agent.wait_for(board.serial, S.AVAILABLE)
     with (
         icefarm.Client(mosquitto.url, name="ann") as client,
-        client.reserve(behaviour="usbip"),
+        client.reserve(boards=[board.serial], behaviour="usbip"),
     ):
         until(lambda: agent.driver(board.busid) == "usbip-host", "bound")
         agent.machine.signal("agent", 2)

@@ -69,10 +69,10 @@ def test_console_and_reset(agent: Lab, user: Desk, board: Board, kept: icefarm.R
 def test_what_is_taken_from_usbip_host_is_exported_again(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
-    since = agent.reports(board.serial)
+    since, repairs = agent.reports(board.serial), agent.repairs(board.serial)
     agent.machine.run("usbip", "unbind", "-b", board.busid)
-    state = agent.wait_for(board.serial, DeviceStatus.READY, since)
-    assert state.repairs == 1
+    agent.wait_for(board.serial, DeviceStatus.READY, since)
+    assert agent.repairs(board.serial) == repairs + 1
     assert agent.driver(board.busid) == "usbip-host"
-    user.echo(user.attach(kept.id), "exported again")
+    user.echo(user.attach(kept), "exported again")
     user.stop()

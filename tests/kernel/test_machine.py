@@ -19,6 +19,13 @@ from kernel.uf2 import firmware_image, uf2
 pytestmark = pytest.mark.timeout(240)  # Machines boot in some of it.
 
 
+@pytest.fixture(autouse=True)
+def no_agent(lab_machine: Machine) -> None:
+    """What is plugged in here is the tests' alone."""
+    if lab_machine.is_on and "agent" in lab_machine.programs():
+        lab_machine.forget("agent")
+
+
 def properties(machine: Machine, device: str) -> dict[str, str]:
     """What udev says of it."""
     said = machine.run("udevadm", "info", "--query=property", device).stdout
