@@ -14,7 +14,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Where Debian puts mosquitto.
 export PATH := $(PATH):/usr/sbin
 
-.PHONY: demo up test faults fault-programs kernel-programs lint bench bench-profile circuits install programs lock clean
+.PHONY: demo up test test-kernel test-others faults fault-programs kernel-programs lint bench bench-profile circuits install programs lock clean
 
 demo: install
 	$(BIN)/icefarm demo
@@ -22,8 +22,15 @@ demo: install
 up: install
 	$(BIN)/icefarm up
 
+# Two runs at a time: the tests in emulated machines wait for these most of the time.
 test: install fault-programs kernel-programs
-	$(BIN)/pytest
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-kernel test-others
+
+test-kernel:
+	$(BIN)/pytest tests/kernel
+
+test-others:
+	$(BIN)/pytest --ignore tests/kernel
 
 # How many faults, and how many allocations beside them. As root, network cuts are among the faults.
 FAULTS := 200

@@ -9,6 +9,7 @@ from icefarm_schemas import DeviceStatus
 from kernel.boards import Board
 from kernel.desk import Desk
 from kernel.scenario import Lab
+from kernel.uf2 import firmware_image, uf2
 
 pytestmark = pytest.mark.timeout(240)  # Machines boot in some of it.
 
@@ -49,6 +50,7 @@ def test_any_usbip_client_can_import_a_board(
 
 
 def test_console_and_reset(agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation) -> None:
+    kept.flash(uf2(firmware_image("echo")))
     user.machine.run(
         "sh",
         "-c",
@@ -58,12 +60,12 @@ def test_console_and_reset(agent: Lab, user: Desk, board: Board, kept: icefarm.R
         timeout=60,
     )
     said = user.machine.read("/run/said")
-    assert b"default firmware: hello board" in said
+    assert said == b"hello board\n"
     assert user.machine.read("/run/console.log") == said
     flashed = board.state.flashed
     user.farm.run(user.machine, "reset", "--reservation", kept.id, "--name", "ann")
-    # What only passes bytes on needs no firmware of its own.
-    assert board.state.flashed == flashed
+    # It runs the holder's firmware anew.
+    assert (board.state.flashed, board.state.firmware) == (flashed + 1, "echo")
 
 
 def test_what_is_taken_from_usbip_host_is_exported_again(

@@ -20,10 +20,12 @@ pytestmark = pytest.mark.timeout(240)  # Machines boot in some of it.
 
 
 @pytest.fixture(autouse=True)
-def no_agent(lab_machine: Machine) -> None:
+def no_agent(lab_machine: Machine, lab_boards: Boards) -> None:
     """What is plugged in here is the tests' alone."""
     if lab_machine.is_on and "agent" in lab_machine.programs():
         lab_machine.forget("agent")
+        lab_boards.kept = None
+        lab_boards.remove_all()
 
 
 def properties(machine: Machine, device: str) -> dict[str, str]:
