@@ -305,6 +305,34 @@ async def test_a_hanging_board_is_restarted_and_goes_on() -> None:
     assert board.installed == ["default", "pulsecount", "pulsecount"]
 
 
+class SlowBoard(ScriptedBoard):
+    """It takes for ever to flash anything but its default firmware."""
+
+    async def install(self, firmware: str) -> None:
+        await super().install(firmware)
+        if firmware == "pulsecount":
+            await asyncio.Event().wait()
+
+
+async def test_what_is_being_started_is_changed_or_given_up_at_once() -> None:
+    board = SlowBoard(
+        {"default": default, "pulsecount": answering(), "variance": answering(A_WAVEFORM)}
+    )
+    async with living(board) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.assign(an_assignment())
+        await life.reaches(S.STARTING)
+        life.device.assign(an_assignment(behaviour="variance"))
+        await life.reaches(S.READY)
+        life.device.assign(an_assignment("other"))
+        await life.reaches(S.STARTING)
+        life.device.assign(None)
+        await life.reaches(S.AVAILABLE)
+    changed = [S.PREPARING, S.AVAILABLE, S.STARTING, S.STARTING, S.READY, S.CLEANING]
+    given_up = [S.AVAILABLE, S.STARTING, S.CLEANING, S.AVAILABLE]
+    assert life.statuses == changed + given_up
+
+
 class RestlessBoard(ScriptedBoard):
     """Somebody takes it away each time that it is used."""
 

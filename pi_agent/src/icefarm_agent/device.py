@@ -43,7 +43,10 @@ NEXT: Mapping[DeviceStatus | None, frozenset[DeviceStatus]] = {
     DeviceStatus.PREPARING: frozenset({DeviceStatus.AVAILABLE, DeviceStatus.BROKEN}),
     # Back to preparing: the board was found in another state than it was left in.
     DeviceStatus.AVAILABLE: frozenset({DeviceStatus.STARTING, DeviceStatus.PREPARING}),
-    DeviceStatus.STARTING: frozenset({DeviceStatus.READY, DeviceStatus.BROKEN}),
+    # What it starts to do may be changed, or given up, before it is ready.
+    DeviceStatus.STARTING: frozenset(
+        {DeviceStatus.READY, DeviceStatus.STARTING, DeviceStatus.CLEANING, DeviceStatus.BROKEN}
+    ),
     # From ready to starting: its holder changes what it does.
     DeviceStatus.READY: frozenset(
         {DeviceStatus.STARTING, DeviceStatus.CLEANING, DeviceStatus.BROKEN}
