@@ -32,10 +32,10 @@ _SUPER_SPEED = 5
 
 _ATTEMPTS = 20
 _LOOK = 0.05
-_PATIENCE = 10.0
+_PATIENCE = 15.0
 """Seconds until a device without a tty or a disk is taken for one that has none."""
-_SETTLING = 2.0
-"""Seconds that drivers may take once the device has a configuration."""
+_SETTLING = 8.0
+"""Seconds that drivers may take once the device has a configuration; usb-storage waits for one."""
 
 
 @dataclass(frozen=True)
