@@ -77,7 +77,7 @@ def run(
 
     try:
         sys.exit(run_service(main))
-    except ToolsMissing as error:
+    except (ToolsMissing, ConfigurationError) as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
 

@@ -9,7 +9,7 @@ import pyudev
 
 from icefarm_agent.usb import usbip_host
 from icefarm_agent.usb.board import UsbBoard
-from icefarm_agent.usb.configuration import Configuration
+from icefarm_agent.usb.configuration import Configuration, ConfigurationError
 from icefarm_agent.usb.device import present, read_device
 from icefarm_agent.usb.roster import Roster
 
@@ -27,6 +27,9 @@ class Discovery:
     Args:
         found: called with each new board, when it can be used or is seen to be broken.
         lost: called when one of those is gone.
+
+    Raises:
+        ConfigurationError: this machine has no libudev.
     """
 
     def __init__(
@@ -38,7 +41,13 @@ class Discovery:
         self._configuration = configuration
         self._found = found
         self._lost = lost
-        self._context = pyudev.Context()
+        try:
+            self._context = pyudev.Context()
+        except ImportError as error:
+            raise ConfigurationError(
+                "libudev is not installed, by which boards are found: install it (Debian's "
+                "libudev1), or offer virtual boards only (--virtual-boards)"
+            ) from error
         self._roster: Roster | None = None
 
     async def run(self) -> None:
