@@ -1,4 +1,4 @@
-"""Kills a process in the middle of something: python assassin.py EVENT BUSID PID
+"""Kills the agent in the middle of something: python assassin.py EVENT BUSID
 
 It looks at the kernel all the time, so that the process is dead some milliseconds after the event:
 
@@ -43,17 +43,26 @@ def condition(event: str, busid: str, pid: int) -> Callable[[], bool]:
     raise SystemExit(f"no such event: {event}")
 
 
+def find_agent() -> int:
+    """The agent's process."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        if "icefarm-agent" in _read(str(path)):
+            return int(path.parent.name)
+    raise SystemExit("no agent runs")
+
+
 def main() -> None:
     """Wait, and kill."""
-    event, busid, victim = sys.argv[1:]
-    happened = condition(event, busid, int(victim))
+    event, busid = sys.argv[1:]
+    victim = find_agent()
+    happened = condition(event, busid, victim)
     print("waits", flush=True)
     deadline = time.monotonic() + 60
     while not happened():
         if time.monotonic() > deadline:
             raise SystemExit(f"{event} did not happen in a minute")
         time.sleep(0.0005)
-    os.kill(int(victim), signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
     link = f"/sys/bus/usb/devices/{busid}/driver"
     driver = os.path.basename(os.readlink(link)) if os.path.islink(link) else "none"
     print(f"killed in the middle of {event}; the device's driver is {driver}", flush=True)

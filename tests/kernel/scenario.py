@@ -161,8 +161,7 @@ class Lab:
     @contextmanager
     def killed_when(self, event: str, busid: str) -> Iterator[None]:
         """SIGKILL the agent in the moment of an event (see `assassin.py`) that the block causes."""
-        pid = self.machine.run("pgrep", "-f", "icefarm-agent").stdout.split()[0]
-        self.machine.start("assassin", sys.executable, "-S", assassin.__file__, event, busid, pid)
+        self.machine.start("assassin", sys.executable, "-S", assassin.__file__, event, busid)
         until(lambda: "waits" in self.machine.log("assassin"), "the assassin")
         yield
         assert self.machine.wait("assassin", timeout=60) == 0, self.machine.log("assassin")

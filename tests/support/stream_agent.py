@@ -207,6 +207,7 @@ class StreamAgent:
             case Received(CloseTopic() as topic, CloseStream(device=board)):
                 opened = self._streams.get(board)
                 if opened is not None and opened.topic.stream == topic.stream:
+                    await self._pass_on(opened)
                     await self._end(board)
             case Received(FlashTopic() as topic, payload, delivery):
                 named = {v for k, v in delivery.user_properties if k == DEVICE_PROPERTY}
@@ -284,6 +285,14 @@ class StreamAgent:
         if self._streams.get(board, None) and self._streams[board].stream is stream:
             del self._streams[board]
             await self._tell_closed(topic, board, error)
+
+    async def _pass_on(self, opened: _Open) -> None:
+        """Let the device have all that came before its holder closed the stream."""
+        carrying, device = opened.tasks
+        await opened.stream.flush(2)
+        carrying.cancel()
+        await asyncio.wait([carrying])
+        await asyncio.wait([device], timeout=2)
 
     async def _end(self, board: str) -> _Open | None:
         opened = self._streams.pop(board, None)

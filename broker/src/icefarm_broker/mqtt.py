@@ -363,6 +363,11 @@ class MqttClient(aiomqtt.Client):
     def _read(self) -> None:
         try:
             self._receiver.read()
+        except asyncio.CancelledError:
+            # Of a connection that was given up before it was made: aiomqtt asks a future of it that
+            # has been cancelled. There is no task here that this could be meant for.
+            if not self.lost.done():
+                self.lost.set_result(None)
         except Exception as error:
             # As in aiomqtt, it ends the connection; what comes next may make no sense any more.
             log.exception("what the broker at %s sent could not be dealt with", self._address)
