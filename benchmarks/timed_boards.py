@@ -9,13 +9,10 @@ cores. A measurement begins with its bitstream's first byte and ends with its re
 transfer, configuration and counting are all in there.
 """
 
-import fcntl
 import json
 import os
 import socket
-import struct
 import sys
-import termios
 import threading
 import time
 import tty
@@ -29,9 +26,6 @@ MEASUREMENT = 0.05
 """Seconds from the first byte of a bitstream to its result."""
 NUMBER_BYTES = 4
 """At a bitstream's end: the number that its board answers, so that no answer can be another's."""
-
-_FLUSHED_BY_READER = 1
-"""TIOCPKT_FLUSHREAD (Linux, ioctl_tty(2)): who opened the console has thrown away its input."""
 
 
 @dataclass
@@ -55,39 +49,38 @@ class TimedBoard:
 
     def __init__(self) -> None:
         self.work = Work()
+        self._over = threading.Event()
 
     def install(self, firmware: str) -> str:
         """Start a firmware on a new tty, and return its path."""
         master, slave = os.openpty()
         tty.setraw(slave)
-        # What is said before the agent has opened the console would be lost; this tells when.
-        fcntl.ioctl(master, termios.TIOCPKT, struct.pack("i", 1))
         run = {DEFAULT_FIRMWARE: self._greet, PulseCount.firmware: self._count_pulses}[firmware]
         path = os.ttyname(slave)
+        self._over.set()
+        self._over = over = threading.Event()
 
-        def until_closed() -> None:
+        def until_over() -> None:
             try:
-                while not os.read(master, 1)[0] & _FLUSHED_BY_READER:
-                    pass
-                fcntl.ioctl(master, termios.TIOCPKT, struct.pack("i", 0))
-                # The agent has it open, so its closing is now the end of the tty.
-                os.close(slave)
-                run(master)
+                run(master, slave, over)
             finally:
                 os.close(master)
 
-        threading.Thread(target=until_closed, daemon=True).start()
+        threading.Thread(target=until_over, daemon=True).start()
         return path
 
-    def _greet(self, console: int) -> None:
+    def _greet(self, console: int, slave: int, over: threading.Event) -> None:
         _say(console, DEFAULT_FIRMWARE_GREETING)
-        while _read(console, BITSTREAM_BYTES):
-            pass
+        # Until the next firmware is installed; who hears it may come late.
+        over.wait()
+        os.close(slave)
 
-    def _count_pulses(self, console: int) -> None:
-        while True:
-            _say(console, PROMPT)
-            bitstream = _read(console, BITSTREAM_BYTES)
+    def _count_pulses(self, console: int, slave: int, over: threading.Event) -> None:
+        _say(console, PROMPT)
+        bitstream = _read(console, BITSTREAM_BYTES)
+        # The agent has it open, so its closing is now the end of the tty.
+        os.close(slave)
+        while bitstream:
             started = time.perf_counter()
             while bitstream and len(bitstream) < BITSTREAM_BYTES:
                 bitstream += _read(console, BITSTREAM_BYTES - len(bitstream))
@@ -95,8 +88,9 @@ class TimedBoard:
                 return
             time.sleep(max(started + MEASUREMENT - time.perf_counter(), 0))
             number = int.from_bytes(bitstream[-NUMBER_BYTES:], "big")
-            _say(console, f"{RECEIVED} 0 us", FLASHING, f"{PulseCount.result} {number}")
+            _say(console, f"{RECEIVED} 0 us", FLASHING, f"{PulseCount.result} {number}", PROMPT)
             self._note(started, time.perf_counter())
+            bitstream = _read(console, BITSTREAM_BYTES)
 
     def _note(self, started: float, ended: float) -> None:
         work = self.work

@@ -71,10 +71,10 @@ def test_console_and_reset(agent: Lab, user: Desk, board: Board, kept: icefarm.R
 def test_what_is_taken_from_usbip_host_is_exported_again(
     agent: Lab, user: Desk, board: Board, kept: icefarm.Reservation
 ) -> None:
-    since, repairs = agent.reports(board.serial), agent.repairs(board.serial)
+    repairs = agent.repairs(board.serial)
     agent.machine.run("usbip", "unbind", "-b", board.busid)
-    agent.wait_for(board.serial, DeviceStatus.READY, since)
-    assert agent.repairs(board.serial) == repairs + 1
+    until(lambda: agent.repairs(board.serial) == repairs + 1, "put right")
+    agent.wait_for(board.serial, DeviceStatus.READY, agent.reports(board.serial) - 1)
     assert agent.driver(board.busid) == "usbip-host"
     user.echo(user.attach(kept), "exported again")
     user.stop()
