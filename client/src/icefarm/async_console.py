@@ -174,12 +174,7 @@ class AsyncConsole:
         return StreamLostError(str(self._stream.why or f"the console of {self.board!r} was closed"))
 
     async def __aenter__(self) -> Self:
-        self._stream.start(lambda: _ConsoleEnd(self._lines))
-        try:
-            await self._stream.until_open(self._timeout)
-        except BaseException:
-            await self._stream.stop()
-            raise
+        await self._stream.open(lambda: _ConsoleEnd(self._lines), self._timeout)
         return self
 
     async def __aexit__(

@@ -141,12 +141,7 @@ class AsyncAttachment:
 
     async def __aenter__(self) -> Self:
         await vhci.prepare()
-        self._stream.start(self._make_end)
-        try:
-            await self._stream.until_open(self._timeout)
-        except BaseException:
-            await self._stream.stop()
-            raise
+        await self._stream.open(self._make_end, self._timeout)
         return self
 
     async def __aexit__(

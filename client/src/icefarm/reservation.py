@@ -1,6 +1,7 @@
 """The synchronous reservation, and what is done with its boards; see `AsyncReservation`."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -136,14 +137,14 @@ class Reservation:
         self._client._call(self._reservation.release(boards))
 
 
-class Attachment:
-    """A board that is plugged in while `with` lasts. See `AsyncAttachment`."""
+class _Block:
+    """Something asynchronous that is used in a `with` block."""
 
-    def __init__(self, client: "Client", attachment: AsyncAttachment) -> None:
-        self._client, self._attachment = client, attachment
+    def __init__(self, client: "Client", block: AbstractAsyncContextManager[Any]) -> None:
+        self._client, self._block = client, block
 
     def __enter__(self) -> Self:
-        self._client._call(self._attachment.__aenter__())
+        self._client._call(self._block.__aenter__())
         return self
 
     def __exit__(
@@ -152,7 +153,15 @@ class Attachment:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._client._call(self._attachment.__aexit__(kind, error, traceback))
+        self._client._call(self._block.__aexit__(kind, error, traceback))
+
+
+class Attachment(_Block):
+    """A board that is plugged in while `with` lasts. See `AsyncAttachment`."""
+
+    def __init__(self, client: "Client", attachment: AsyncAttachment) -> None:
+        super().__init__(client, attachment)
+        self._attachment = attachment
 
     @property
     def board(self) -> str:
@@ -188,23 +197,12 @@ class Attachment:
         self._client._call(self._attachment.changed())
 
 
-class UsbServer:
+class UsbServer(_Block):
     """Boards that USB/IP clients can import while `with` lasts. See `AsyncUsbServer`."""
 
     def __init__(self, client: "Client", server: AsyncUsbServer) -> None:
-        self._client, self._server = client, server
-
-    def __enter__(self) -> Self:
-        self._client._call(self._server.__aenter__())
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._client._call(self._server.__aexit__(kind, error, traceback))
+        super().__init__(client, server)
+        self._server = server
 
     @property
     def port(self) -> int:
@@ -226,23 +224,12 @@ class UsbServer:
         self._client._call(self._server.changed())
 
 
-class Console:
+class Console(_Block):
     """A board's console while `with` lasts; iterate over it for lines. See `AsyncConsole`."""
 
     def __init__(self, client: "Client", console: AsyncConsole) -> None:
-        self._client, self._console = client, console
-
-    def __enter__(self) -> Self:
-        self._client._call(self._console.__aenter__())
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._client._call(self._console.__aexit__(kind, error, traceback))
+        super().__init__(client, console)
+        self._console = console
 
     @property
     def board(self) -> str:

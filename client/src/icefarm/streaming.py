@@ -126,6 +126,18 @@ class BoardStream:
         """Begin to `keep` a stream open."""
         self._keeping = asyncio.create_task(self.keep(make_end), name=f"stream of {self.board}")
 
+    async def open(self, make_end: Callable[[], End], timeout: float) -> None:
+        """Begin likewise, and return when it is open; when it does not come to that, stop again.
+
+        Raises: as `until_open`.
+        """
+        self.start(make_end)
+        try:
+            await self.until_open(timeout)
+        except BaseException:
+            await self.stop()
+            raise
+
     async def stop(self, patience: float = 0) -> None:
         """End that: at once, or when what carries bytes now has ended within `patience` seconds."""
         if self._keeping is not None:

@@ -172,10 +172,6 @@ def _find_free(*, is_fast: bool) -> Port:
     )
 
 
-def _is_free(number: int) -> bool:
-    return any(port.number == number and port.is_free for port in list_ports())
-
-
 def _is_remembered(port: Port) -> bool:
     """Whether the kernel has not yet dealt with the unplugging of what was there before.
 
