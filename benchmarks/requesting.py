@@ -6,10 +6,9 @@ This is the one place in the benchmarks that knows how a reservation is asked fo
 import asyncio
 
 import icefarm
-from icefarm.reserving import Reserving
+from icefarm.reserving import until_given
 from icefarm_schemas import Operation, ReservationState, ReserveRequest
 
-_ANY = ReserveRequest(behaviour="pulsecount", count=1)
 _PAUSE = 0.02
 """Seconds between requests for boards that control does not know yet."""
 _PATIENCE = 30.0
@@ -58,7 +57,7 @@ async def until_active(client: icefarm.AsyncClient, queued: ReservationState) ->
         TimeoutError: there are none for a long time, though they have been released.
     """
     async with asyncio.timeout(_PATIENCE):
-        await Reserving(client, client._session, _ANY)._until_served(queued.reservation)
+        await until_given(client._session, queued.reservation)
 
 
 async def until_known(client: icefarm.AsyncClient, queued: ReservationState) -> None:

@@ -67,6 +67,6 @@ async def intrude(url: str, held: icefarm.Reservation, session: str) -> None:
         PresenceMessages(SessionStateTopic("bob", "intruder"), presence, b""),
     )
     async with connection:
-        topic = StreamUpTopic(held.id, held.boards[0], "ann", session).build()
+        topic = StreamUpTopic(held.id, held.boards[0].name, "ann", session).build()
         connection.send(topic, Frame(stream_tag("00c0ffee"), 0, 0, b"reboot\n").pack())
         connection.send(topic, b"no frame at all")

@@ -51,10 +51,14 @@ _FAREWELL = 2.0
 """Seconds that the last message may take."""
 _SHORT = 5.0
 """Seconds; a connection that lasts no longer does not make the pauses short again."""
+_LOGGED = 2000
+"""Characters of a payload that are worth logging."""
 _MANY = 3
 """Short connections in a row that are worth a word."""
 
 log = logging.getLogger(__name__)
+wire = logging.getLogger("icefarm.wire")
+"""Every message, at the level DEBUG."""
 
 
 class Connection:
@@ -70,6 +74,8 @@ class Connection:
         session_expiry: seconds for which the broker keeps subscriptions and queued messages.
         clean_start: forget an earlier session of the same client id.
         patience: seconds to keep trying for the first connection; None tries for ever.
+        strict: take nothing for what it is not, such as the text "1" for a number, and check what
+            is published as well.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Connection:
         clean_start: bool = True,
         patience: float | None = None,
         keepalive: int = KEEPALIVE,
+        strict: bool = False,
     ) -> None:
         self.address = address
         self.client_id = client_id
@@ -94,6 +101,7 @@ class Connection:
         self._clean_start = clean_start
         self._patience = patience
         self._keepalive = keepalive
+        self._strict = strict
         # None is the end: the keeper has failed, or has been stopped.
         self._happenings: asyncio.Queue[Happening | Delivery | None] = asyncio.Queue()
         self._unacknowledged: Delivery | None = None
@@ -204,6 +212,7 @@ class Connection:
                 f"{len(outgoing.payload):,} bytes are too many for one message; "
                 f"{MAX_PAYLOAD_BYTES:,} fit"
             )
+        _log("->", outgoing.topic, outgoing.payload)
         async with self._slots:
             while True:
                 mqtt = await self._connected()
@@ -215,6 +224,8 @@ class Connection:
 
     def _outgoing(self, topic: Topic, message: Message | bytes, **fields: Any) -> Outgoing:
         payload = _payload(message)
+        if self._strict:
+            topic.decode(payload, strict=True)
         content_type = CONTENT_TYPE if payload and topic.carries is not bytes else None
         return Outgoing(topic.build(self.root), payload, content_type=content_type, **fields)
 
@@ -242,6 +253,7 @@ class Connection:
         """
         if self._mqtt is None or not self._up.is_set():
             raise ConnectionLostError("there is no connection to the broker now")
+        _log("->", topic, payload)
         self._mqtt.send(topic, payload)
 
     def take_bytes(
@@ -251,7 +263,14 @@ class Connection:
 
         And `lost` when the connection is lost; both until `take_no_more`. It does not subscribe.
         """
-        self._takers[topic], self._when_lost[topic] = take, lost
+
+        def log_and_take(payload: bytes) -> None:
+            _log("<-", topic, payload)
+            take(payload)
+
+        # Whether it logs is decided here, since bytes pass by thousands of times a second.
+        self._takers[topic] = log_and_take if wire.isEnabledFor(logging.DEBUG) else take
+        self._when_lost[topic] = lost
 
     def take_no_more(self, topic: str) -> None:
         """Undo `take_bytes`."""
@@ -333,6 +352,7 @@ class Connection:
         self._happenings.put_nowait(delivery)
 
     def _read(self, delivery: Delivery) -> Happening:
+        _log("<-", delivery.topic, delivery.payload)
         synced = self._syncing.pop(delivery.correlation or b"", None)
         if synced is not None:
             if not synced.done():
@@ -343,7 +363,7 @@ class Connection:
         except UnknownTopicError as error:
             return Invalid(None, str(error), delivery)
         try:
-            return Received(topic, topic.decode(delivery.payload), delivery)
+            return Received(topic, topic.decode(delivery.payload, strict=self._strict), delivery)
         except InvalidPayloadError as error:
             return Invalid(topic, str(error), delivery)
         except Exception as error:
@@ -455,6 +475,16 @@ class Connection:
             await mqtt.publish_and_confirm(birth)
             await mqtt.unsubscribe_from([birth.topic])
         return synced
+
+
+def _log(direction: str, topic: str, payload: bytes) -> None:
+    if wire.isEnabledFor(logging.DEBUG):
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError:
+            text = f"{len(payload):,} bytes"
+        cut = text if len(text) <= _LOGGED else f"{text[:_LOGGED]} ... ({len(payload):,} bytes)"
+        wire.debug("%s %s %s", direction, topic, cut)
 
 
 def _payload(message: Message | bytes) -> bytes:

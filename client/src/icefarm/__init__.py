@@ -9,10 +9,12 @@
 `AsyncClient` has the same names, with `async with` and `await`.
 """
 
+from icefarm.async_board import AsyncHeldBoard
 from icefarm.async_client import AsyncClient
 from icefarm.async_console import AsyncConsole
 from icefarm.async_reservation import AsyncReservation
 from icefarm.attaching import AsyncAttachment
+from icefarm.board import HeldBoard
 from icefarm.client import Client
 from icefarm.errors import (
     BoardLostError,
@@ -36,6 +38,16 @@ from icefarm.errors import (
     StreamLostError,
     TimedOutError,
 )
+from icefarm.events import (
+    AgentStopping,
+    BoardFailed,
+    BoardReady,
+    BoardsAvailable,
+    BoardUnbound,
+    FarmEvent,
+    ReservationEnded,
+    ReservationExpiring,
+)
 from icefarm.reservation import Attachment, Console, Reservation, UsbServer
 from icefarm.results import Result
 from icefarm.usb.server import AsyncUsbServer
@@ -43,20 +55,28 @@ from icefarm.view import Agent, Board
 
 __all__ = [
     "Agent",
+    "AgentStopping",
     "AsyncAttachment",
     "AsyncClient",
     "AsyncConsole",
+    "AsyncHeldBoard",
     "AsyncReservation",
     "AsyncUsbServer",
     "Attachment",
     "Board",
+    "BoardFailed",
     "BoardLostError",
+    "BoardReady",
+    "BoardUnbound",
+    "BoardsAvailable",
     "Client",
     "Console",
     "ControlOfflineError",
     "FarmError",
+    "FarmEvent",
     "FarmPermissionError",
     "FarmUnreachableError",
+    "HeldBoard",
     "InternalFarmError",
     "InvalidBitstreamError",
     "InvalidFirmwareError",
@@ -70,7 +90,9 @@ __all__ = [
     "NotHolderError",
     "NotSupportedError",
     "Reservation",
+    "ReservationEnded",
     "ReservationEndedError",
+    "ReservationExpiring",
     "Result",
     "StreamLostError",
     "TimedOutError",

@@ -2,23 +2,29 @@
 
 import asyncio
 import getpass
-import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from icefarm.async_reservation import AsyncReservation
+from icefarm.boards import BoardName
+from icefarm.debugging import is_debugging, log_everything
 from icefarm.errors import (
     InvalidRequestError,
     NotAvailableError,
     TimedOutError,
     from_broker,
 )
+from icefarm.handlers import E, Handler, Handlers, check_handler
+from icefarm.holding import Holding
+from icefarm.leasing import Lease
 from icefarm.requests import make, reserve_request, selection
 from icefarm.reserving import Reserving
 from icefarm.session import Session
+from icefarm.termination import AsyncTermination
 from icefarm.view import Agent, Board, View
 from icefarm_broker import (
     BrokerAddress,
@@ -40,6 +46,7 @@ from icefarm_schemas import (
     Usage,
     UsageRequest,
     check_name,
+    utc_now,
 )
 from icefarm_schemas.topics import (
     AgentStateTopic,
@@ -47,14 +54,8 @@ from icefarm_schemas.topics import (
     ReservationStateTopic,
 )
 
-DEFAULT_GRACE = 10.0
-"""Seconds for which a lost client keeps its reservations."""
-_PATIENCE = 3.0
-"""Seconds for the first connection."""
-_REQUEST_TIMEOUT = 30.0
-_ASK_AGAIN = 1.0
-
-log = logging.getLogger(__name__)
+DEFAULT_GRACE = 90.0
+"""Seconds for which a lost client keeps its reservations: it may be a minute without network."""
 
 
 def _own_name() -> str:
@@ -66,10 +67,12 @@ class AsyncClient:
     """A connection to a farm, made by `async with`.
 
     Args:
-        broker: `mqtt://user:password@host:port`; else the variable ICEFARM_BROKER, else the
+        farm: `mqtt://user:password@host:port`; else the variable ICEFARM_BROKER, else the
             broker on this machine.
         name: who you are, where the broker asks for no login; else this machine's user name.
         grace: seconds for which reservations stay when this process or its network is gone.
+        debug: log every message (logger `icefarm.wire`), and fail at one that is not strictly as
+            the contract says; else the variable ICEFARM_DEBUG.
 
     Raises (when it is entered):
         FarmUnreachableError: there is no broker at this address.
@@ -78,23 +81,41 @@ class AsyncClient:
     """
 
     def __init__(
-        self, broker: str | None = None, *, name: str | None = None, grace: float = DEFAULT_GRACE
+        self,
+        farm: str | None = None,
+        *,
+        name: str | None = None,
+        grace: float = DEFAULT_GRACE,
+        debug: bool | None = None,
     ) -> None:
         try:
-            self._address = BrokerAddress.find(broker)
+            self._address = BrokerAddress.find(farm)
             self.name = check_name(self._address.user or name or _own_name())
         except ValueError as error:
             raise InvalidRequestError(str(error)) from error
         except (KeyError, OSError) as error:
             raise InvalidRequestError("this machine's user has no name; give a name") from error
         self._grace = grace
+        self._debug = is_debugging() if debug is None else debug
+        self._handlers = Handlers()
 
     async def __aenter__(self) -> Self:
-        self._session = Session(self._address, self.name, self._grace)
+        if self._debug:
+            log_everything()
+        self._session = Session(
+            self._address, self.name, self._grace, handlers=self._handlers, strict=self._debug
+        )
         self._reservations: dict[str, AsyncReservation] = {}
+        self._leases: dict[str, asyncio.Task[None]] = {}
         self._sees_all = False
         self._told = -1
-        await self._session.open()
+        self._termination = AsyncTermination()
+        self._termination.begin()
+        try:
+            await self._session.open()
+        except BaseException:
+            self._termination.end()
+            raise
         return self
 
     async def __aexit__(
@@ -103,8 +124,15 @@ class AsyncClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the session; what it reserved without `keep` is released by that."""
-        await self._session.close()
+        """End the session; what it reserved without `keep` is released by that.
+
+        Raises:
+            SystemExit: SIGTERM, or the end of the terminal, has ended the block.
+        """
+        try:
+            await self._session.close()
+        finally:
+            self._termination.end()
 
     @property
     def session(self) -> str:
@@ -114,6 +142,37 @@ class AsyncClient:
     @property
     def _view(self) -> View:
         return self._session.view
+
+    @overload
+    def on(self, event: type[E], handler: Handler[E]) -> Handler[E]: ...
+
+    @overload
+    def on(self, event: type[E]) -> Callable[[Handler[E]], Handler[E]]: ...
+
+    def on(
+        self, event: type[E], handler: Handler[E] | None = None
+    ) -> Handler[E] | Callable[[Handler[E]], Handler[E]]:
+        """Call a handler with each event of a class, such as `icefarm.events.BoardFailed`.
+
+        Without a handler it is a decorator for one. A handler may be a coroutine function. They
+        are called one after the other; what one raises is logged.
+
+        Raises:
+            InvalidRequestError: there is no such event, or the handler does not take one.
+        """
+        if handler is None:
+            return partial(self.on, event)
+        check_handler(event, handler)
+        self._handlers.add(event, handler)
+        return handler
+
+    def off(self, handler: Callable[[Any], object]) -> None:
+        """Call a handler no more.
+
+        Raises:
+            InvalidRequestError: it handles nothing.
+        """
+        self._handlers.remove(handler)
 
     async def boards(self) -> list[Board]:
         """All boards of the farm, by agent and name."""
@@ -144,7 +203,7 @@ class AsyncClient:
         count: int | None = None,
         *,
         behaviour: str = "pulsecount",
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         product: str | None = None,
         labels: dict[str, str] | None = None,
         arguments: dict[str, Any] | None = None,
@@ -153,6 +212,7 @@ class AsyncClient:
         wait: float | None = None,
         priority: int = 0,
         board_grace: float = DEFAULT_DEVICE_GRACE,
+        auto_extend: bool = True,
     ) -> Reserving:
         """Reserve boards and wait until they are ready: `async with` releases them at its end.
 
@@ -163,6 +223,7 @@ class AsyncClient:
             labels: only boards that have these labels.
             arguments: for the behaviour; `variance` takes `waveform: true`.
             duration: seconds until the lease ends unless it is extended.
+            auto_extend: extend it again and again, for as long as this process lives.
             keep: hold the boards until they are released or the lease ends, even when this
                 process has ended.
             wait: seconds to queue for boards that are not free; otherwise it is an error.
@@ -190,16 +251,17 @@ class AsyncClient:
             priority=priority,
             board_grace=board_grace,
         )
-        return Reserving(self, self._session, request)
+        return Reserving(self, self._session, request, auto_extend)
 
     async def find_reservation(
-        self, reservation: str, *, take_over: bool = True
+        self, reservation: str, *, take_over: bool = True, auto_extend: bool = True
     ) -> AsyncReservation:
         """One of your reservations, perhaps made by another process with `keep`.
 
         From now on this session is told what happens to it, and where it was not made with `keep`,
         it ends with this session. With `take_over=False` it stays the other process's, and this one
-        can only use its boards.
+        can only use its boards. While this process lives, the lease is extended, to an hour each
+        time, unless `auto_extend` is False.
 
         Raises:
             NoSuchReservationError, ReservationEndedError: it never was, or is over.
@@ -212,7 +274,12 @@ class AsyncClient:
             raise NotAvailableError(
                 f"the reservation {reservation!r} is still queued, at position {state.position}"
             )
-        return await self._open(state)
+        if not auto_extend:
+            return await self._open(state, None)
+        assert state.expires_at is not None  # It is active.
+        # By this machine's clock; where that is wrong, control warns in time.
+        left = (state.expires_at - utc_now()).total_seconds()
+        return await self._open(state, Lease(self._session, state, DEFAULT_DURATION, left))
 
     async def reservations(self) -> list[ReservationState]:
         """Your reservations that are not over, queued ones too, the oldest first."""
@@ -221,7 +288,7 @@ class AsyncClient:
     async def extend(
         self,
         *reservations: str,
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         everything: bool = False,
         duration: float = DEFAULT_DURATION,
     ) -> list[ReservationState]:
@@ -241,7 +308,7 @@ class AsyncClient:
     async def release(
         self,
         *reservations: str,
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         everything: bool = False,
     ) -> list[ReservationState]:
         """Give boards back: those of reservations, some boards, or everything you hold.
@@ -259,7 +326,7 @@ class AsyncClient:
         self,
         *reservations: str,
         behaviour: str,
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         everything: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> list[ReservationState]:
@@ -337,15 +404,25 @@ class AsyncClient:
     async def _request(self, operation: Operation, message: Message) -> list[ReservationState]:
         return list((await self._session.ask(operation, message)).reservations or ())
 
-    async def _open(self, state: ReservationState) -> AsyncReservation:
-        reservation = AsyncReservation(self, self._session, state)
+    async def _open(self, state: ReservationState, lease: Lease | None) -> AsyncReservation:
+        holding = Holding(self._session, state, lease)
+        reservation = AsyncReservation(self, holding)
         self._reservations[state.reservation] = reservation
-        self._session.follow(state.reservation, reservation)
+        self._session.follow(state.reservation, holding)
         await self._session.subscribe(*self._topics(state))
         self._session.ask_if_silent(state.reservation)
+        self._let_lease_end(state.reservation)
+        if lease is not None:
+            self._leases[state.reservation] = self._session.later(lease.keep())
         return reservation
 
+    def _let_lease_end(self, reservation: str) -> None:
+        keeper = self._leases.pop(reservation, None)
+        if keeper is not None:
+            keeper.cancel()
+
     async def _close(self, state: ReservationState) -> None:
+        self._let_lease_end(state.reservation)
         self._reservations.pop(state.reservation, None)
         self._session.unfollow(state.reservation)
         if self._sees_all:

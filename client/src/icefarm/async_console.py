@@ -6,15 +6,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from icefarm.boards import BoardName
 from icefarm.errors import FarmError, NotSupportedError, StreamLostError, TimedOutError
-from icefarm.session import Session
+from icefarm.holding import Holding
 from icefarm.streaming import BoardStream, StreamState
 from icefarm_schemas import StreamOpened
-
-if TYPE_CHECKING:
-    from icefarm.async_reservation import AsyncReservation
 
 _LONGEST_LINE = 1 << 20
 """Bytes; a longer line is read in pieces, and what is not read holds back the board."""
@@ -88,12 +86,11 @@ class AsyncConsole:
 
     def __init__(
         self,
-        reservation: "AsyncReservation",
-        session: Session,
-        board: str | None,
+        holding: Holding,
+        board: BoardName | None,
         timeout: float,
     ) -> None:
-        self._stream = BoardStream(reservation, session, board)
+        self._stream = BoardStream(holding, board)
         self._timeout = timeout
         self._lines: deque[_Line] = deque()
 

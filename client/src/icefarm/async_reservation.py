@@ -1,50 +1,35 @@
 """Boards that are held: used for evaluations, kept longer, given back."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from icefarm.async_board import AsyncHeldBoard
 from icefarm.async_console import AsyncConsole
 from icefarm.attaching import AsyncAttachment
-from icefarm.commanding import Commanding
+from icefarm.boards import BoardKey, BoardName, names_of
+from icefarm.commanding import FLASH_TIMEOUT, READY_TIMEOUT, Commanding
 from icefarm.errors import (
     BoardLostError,
-    InvalidRequestError,
-    NotHolderError,
     ReservationEndedError,
     TimedOutError,
 )
-from icefarm.evaluating import BoardKey, Evaluating
+from icefarm.evaluating import Evaluating, Items, WhenLost, each_of
+from icefarm.holding import Holding
 from icefarm.requests import make
 from icefarm.results import Bitstream, Result, Source
-from icefarm.session import HolderEvent, Session
 from icefarm.usb.server import USBIP_PORT, AsyncUsbServer
 from icefarm_schemas import (
     DEFAULT_DURATION,
-    CommandFinished,
-    CommandRefused,
-    DeviceFailed,
-    EvaluationFinished,
     ReservationState,
     ResetDevices,
-    StreamClosed,
-    StreamOpened,
 )
 from icefarm_schemas.topics import FlashTopic, ResetTopic
 
 if TYPE_CHECKING:
     from icefarm.async_client import AsyncClient
-
-READY_TIMEOUT = 120.0
-"""Seconds; far more than flashing a board twice takes."""
-FLASH_TIMEOUT = 300.0
-"""Seconds; for large files and many boards of one agent."""
-
-Streaming = StreamOpened | StreamClosed
-Hearer = Callable[[CommandFinished | CommandRefused | StreamOpened | StreamClosed], None]
 
 
 class AsyncReservation:
@@ -54,29 +39,48 @@ class AsyncReservation:
         id: what the CLI and topics call it.
     """
 
-    def __init__(self, client: "AsyncClient", session: Session, state: ReservationState) -> None:
-        self._client = client
-        self._session = session
-        self._view = session.view
-        self._first_state = state
-        self.id = state.reservation
-        self.failures: dict[BoardKey, DeviceFailed] = {}
-        """Why boards were taken out of it, by agent and board."""
-        # The boards of which a loss has not been told to the caller.
-        self._expected = {(device.agent, device.device) for device in state.devices}
+    def __init__(self, client: "AsyncClient", holding: Holding) -> None:
+        self._client, self._holding = client, holding
+        self.id = holding.id
+        self._boards: dict[BoardKey, AsyncHeldBoard] = {}
         self._released = False
-        self._evaluating: Evaluating | None = None
-        self._hearers: dict[str, Hearer] = {}
 
     @property
     def state(self) -> ReservationState:
         """As control told it last."""
-        return self._view.reservations.get(self.id, self._first_state)
+        return self._holding.state
 
     @property
-    def boards(self) -> tuple[str, ...]:
-        """The names of its boards; those that were lost or given back are not among them."""
-        return tuple(device.device for device in self.state.devices)
+    def boards(self) -> tuple[AsyncHeldBoard, ...]:
+        """Its boards; those that were lost or given back are not among them."""
+        return tuple(map(self._board, self._holding.boards()))
+
+    def board(self, name: BoardName | None = None) -> AsyncHeldBoard:
+        """One of its boards, or the only one.
+
+        Raises:
+            InvalidRequestError: no name is given, and there are several.
+            NotHolderError: it is not among them.
+        """
+        return self._board(self._holding.find(name))
+
+    def _board(self, key: BoardKey) -> AsyncHeldBoard:
+        return self._boards.setdefault(key, AsyncHeldBoard(self, self._holding, *key))
+
+    def __iter__(self) -> Iterator[AsyncHeldBoard]:
+        return iter(self.boards)
+
+    def __len__(self) -> int:
+        return len(self.state.devices)
+
+    def __bool__(self) -> bool:
+        """True, also when it has lost its boards."""
+        return True
+
+    @property
+    def failures(self) -> dict[str, BoardLostError]:
+        """Why boards were taken out of it, by the board's name."""
+        return {key[1]: self._holding.loss_of(key) for key in self._holding.failures}
 
     @property
     def behaviour(self) -> str:
@@ -116,111 +120,58 @@ class AsyncReservation:
         """
         try:
             async with asyncio.timeout(timeout):
-                while not self._all_ready():
-                    await self._view.changed()
+                while not self._holding.all_ready():
+                    await self._holding.view.changed()
         except TimeoutError:
             raise TimedOutError(
                 f"the boards of {self.id} are not ready after {timeout:g} s"
             ) from None
 
-    def _all_ready(self) -> bool:
-        devices = self.state.devices
-        lost = self._expected - {(device.agent, device.device) for device in devices}
-        lost |= self._expected & self.failures.keys()
-        self._expected -= lost
-        if lost:
-            raise self.loss_of(min(lost))
-        self.check()
-        return all(self._view.is_ready(d.agent, d.device, self.id, d.behaviour) for d in devices)
-
-    def loss_of(self, key: BoardKey) -> BoardLostError:
-        """Why a board is not in the reservation any more."""
-        failure = self.failures.get(key)
-        if failure is None:
-            why = "is not in the reservation any more"
-        elif failure.detail is not None:
-            why = f"is {failure.reason.replace('_', ' ')}: {failure.detail}"
-        else:
-            why = f"is lost: {failure.reason.replace('_', ' ')}"
-        return BoardLostError(f"the board {key[1]!r} {why}")
-
-    def find_board(self, board: str | None) -> BoardKey:
-        """For the client: the agent and name of a board, or of the only one.
-
-        Raises:
-            InvalidRequestError: no board is named, and there are several.
-            NotHolderError: it is not in the reservation.
-        """
-        keys = [(device.agent, device.device) for device in self.state.devices]
-        if board is None:
-            if len(keys) != 1:
-                names = ", ".join(self.boards)
-                raise InvalidRequestError(
-                    f"the reservation {self.id} has several boards; say which of {names}"
-                )
-            return keys[0]
-        self._check_own([board])
-        return next(key for key in keys if key[1] == board)
-
-    def has(self, key: BoardKey) -> bool:
-        """For the client: whether a board is still in it."""
-        return any((d.agent, d.device) == key for d in self.state.devices)
-
-    def check_board(self, key: BoardKey) -> None:
-        """For the client: raise when a board is not in it any more, or the reservation is over."""
-        self.check()
-        if not self.has(key):
-            raise self.loss_of(key)
-
-    def status_of(self, key: BoardKey) -> str:
-        """For the client: what a board does, in a word or more."""
-        states = {(board.agent, board.name): board for board in self._view.list_boards()}
-        board = states.get(key)
-        if board is None:
-            return "gone"
-        return f"{board.status}: {board.detail}" if board.detail else board.status
-
-    def check(self) -> None:
-        """Raise ReservationEndedError when the reservation is over."""
-        if self.id in self._view.ended:
-            reason = self._view.ended[self.id]
-            why = reason.replace("_", " ") if reason else "while this client was away"
-            raise ReservationEndedError(f"the reservation {self.id} is over: {why}")
-
     def evaluate(
-        self, bitstreams: Iterable[Source], *, on_every_board: bool = False
+        self, bitstreams: Items, *, on_every_board: bool = False, when_lost: WhenLost = "move"
     ) -> AsyncGenerator[Result, None]:
         """Measure bitstreams and yield each result as it comes, in no particular order.
 
         Each bitstream goes to whichever board has room, or to all of them with `on_every_board`.
-        The iterable is read as boards have room, so it may be endless, or make later bitstreams
-        from earlier results. A bitstream that cannot be measured yields a result with its error.
+        One that cannot be measured yields a result with its error, and the others go on. While
+        this process, control or the broker are away for a time, nothing is lost or comes twice.
+
+        Args:
+            bitstreams: paths, bytes, or pairs of one of these and the board, or the boards, that
+                it is for. They are read one by one as boards have room, so there may be no end of
+                them, and later ones may be made from earlier results. Where none can be made
+                before other results have come, an iterator yields None: it is asked again after
+                the next result. It may be asynchronous.
+            on_every_board: each bitstream that names no boards is measured on all of them.
+            when_lost: what becomes of a bitstream whose board is lost: with "move" another
+                measures it (unless it was for that board); with "fail" it yields a result with
+                BoardLostError, so that it is for you to decide.
 
         Raises:
-            InvalidRequestError: a file cannot be read, or another evaluation is under way.
+            InvalidRequestError: a file cannot be read, or an item is no bitstream.
+            NotHolderError: a board that is named was never in the reservation.
             ReservationEndedError: the reservation ended meanwhile; so it does with its last board.
         """
-        return self._evaluate(bitstreams, on_every_board)
+        return self._evaluate(bitstreams, "each" if on_every_board else "any", when_lost)
 
     async def _evaluate(
-        self, bitstreams: Iterable[Source], on_every_board: bool
+        self,
+        bitstreams: Items,
+        boards: Literal["any", "each"] | Collection[BoardKey],
+        when_lost: WhenLost,
     ) -> AsyncGenerator[Result, None]:
-        if self._evaluating is not None:
-            raise RuntimeError(
-                "another evaluate of this reservation is under way; give it all bitstreams"
-            )
-        self._evaluating = Evaluating(self, self._session)
+        run = Evaluating(self._holding, boards, when_lost)
+        self._holding.runs.append(run)
         try:
-            if not self._evaluating.has_boards():
-                # A reservation that was made by a message may still be starting.
-                await self.wait_until_ready()
-            async for result in self._evaluating.run(bitstreams, on_every_board):
+            async for result in run.run(each_of(bitstreams)):
                 yield result
         finally:
-            self._evaluating = None
+            self._holding.runs.remove(run)
+            # The others may use what it leaves free.
+            self._holding.view.tell()
 
     def attach(
-        self, board: str | None = None, *, timeout: float = READY_TIMEOUT
+        self, board: BoardName | None = None, *, timeout: float = READY_TIMEOUT
     ) -> AsyncAttachment:
         """Plug a board's USB port into this machine while `async with` lasts, by its vhci-hcd.
 
@@ -228,25 +179,27 @@ class AsyncReservation:
         lost, with the network for example, programs that use it get an error at once, and it is
         plugged in again as soon as that is possible.
         """
-        return AsyncAttachment(self, self._session, board, timeout)
+        return AsyncAttachment(self._holding, board, timeout)
 
     def serve_usb(
-        self, boards: Sequence[str] | None = None, *, port: int = USBIP_PORT
+        self, boards: Sequence[BoardName] | None = None, *, port: int = USBIP_PORT
     ) -> AsyncUsbServer:
         """Offer boards to the USB/IP clients of this machine, on 127.0.0.1, for `async with`.
 
         For where `attach` cannot be used. Their behaviour is `usbip`.
         """
-        return AsyncUsbServer(self, self._session, boards, port)
+        return AsyncUsbServer(self._holding, boards, port)
 
-    def console(self, board: str | None = None, *, timeout: float = READY_TIMEOUT) -> AsyncConsole:
+    def console(
+        self, board: BoardName | None = None, *, timeout: float = READY_TIMEOUT
+    ) -> AsyncConsole:
         """Open a board's console for `async with`; the board's behaviour is `serial`."""
-        return AsyncConsole(self, self._session, board, timeout)
+        return AsyncConsole(self._holding, board, timeout)
 
     async def flash(
         self,
         uf2: Source,
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         *,
         timeout: float = FLASH_TIMEOUT,
     ) -> None:
@@ -267,51 +220,19 @@ class AsyncReservation:
         code and message of each.
         """
         firmware = Bitstream.load(0, uf2).data
-        await Commanding(self, self._session, boards).run(FlashTopic, firmware, timeout)
+        await Commanding(self._holding, boards).run(FlashTopic, firmware, timeout)
 
     async def reset(
-        self, boards: Sequence[str] | None = None, *, timeout: float = READY_TIMEOUT
+        self, boards: Sequence[BoardName] | None = None, *, timeout: float = READY_TIMEOUT
     ) -> None:
         """Start boards, all of them unless named, anew in what they do, and wait for them.
 
         One that is exported is unbound and exported again; one that measures gets its firmware
         again. Raises as `flash` does.
         """
-        commanding = Commanding(self, self._session, boards)
-        named = None if boards is None else tuple(boards)
+        commanding = Commanding(self._holding, boards)
+        named = None if boards is None else names_of(boards)
         await commanding.run(ResetTopic, make(ResetDevices, devices=named), timeout)
-
-    @contextmanager
-    def hearing(self, name: str, hear: Hearer) -> Iterator[None]:
-        """For the client: let `hear` have the events of a command or stream."""
-        self._hearers[name] = hear
-        try:
-            yield
-        finally:
-            del self._hearers[name]
-
-    def take(self, event: HolderEvent) -> None:
-        """For the client: an event of this reservation has come."""
-        match event:
-            case DeviceFailed():
-                key = (event.agent, event.device)
-                self.failures[key] = event
-                left = tuple(d for d in self.state.devices if (d.agent, d.device) != key)
-                self._view.put(self.state.model_copy(update={"devices": left}))
-            case EvaluationFinished():
-                if self._evaluating is not None:
-                    self._evaluating.take(event)
-            case _:
-                name = event.stream if isinstance(event, Streaming) else event.id
-                if name in self._hearers:
-                    self._hearers[name](event)
-                elif isinstance(event, CommandRefused) and self._evaluating is not None:
-                    self._evaluating.take(event)
-
-    def send_again(self, agent: str) -> None:
-        """For the client: commands to an agent, or its results, may have been lost."""
-        if self._evaluating is not None:
-            self._evaluating.send_again(agent)
 
     async def extend(self, duration: float = DEFAULT_DURATION) -> None:
         """Let the lease end `duration` seconds from now.
@@ -326,7 +247,7 @@ class AsyncReservation:
         self,
         behaviour: str,
         *,
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         """Let boards, all of them unless named, do something else, and wait until they are ready.
@@ -336,7 +257,8 @@ class AsyncReservation:
             NotHolderError: one that is named is not yours.
             BoardLostError, ReservationEndedError, TimedOutError: see `wait_until_ready`.
         """
-        self._check_own(boards or ())
+        for board in boards or ():
+            self._holding.find(board)
         await self._client.change(
             *([self.id] if boards is None else []),
             boards=boards,
@@ -345,7 +267,7 @@ class AsyncReservation:
         )
         await self.wait_until_ready()
 
-    async def release(self, boards: Sequence[str] | None = None) -> None:
+    async def release(self, boards: Sequence[BoardName] | None = None) -> None:
         """Give boards back, all of them unless named; all of them a second time does nothing.
 
         Raises:
@@ -353,9 +275,10 @@ class AsyncReservation:
             NotHolderError: a board that is named is not yours.
         """
         if boards is not None:
-            self._check_own(boards)
-            self._expected = {key for key in self._expected if key[1] not in boards}
-            await self._client.release(boards=boards)
+            given = [self._holding.find(board) for board in boards]
+            for key in given:
+                self._holding.give_back(key)
+            await self._client.release(boards=[name for _, name in given])
         elif not self._released:
             state = self.state
             try:
@@ -368,8 +291,3 @@ class AsyncReservation:
     async def _over(self, state: ReservationState) -> None:
         self._released = True
         await self._client._close(state)
-
-    def _check_own(self, boards: Sequence[str]) -> None:
-        for board in boards:
-            if board not in self.boards:
-                raise NotHolderError(f"the board {board!r} is not in the reservation {self.id}")

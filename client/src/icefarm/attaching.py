@@ -3,16 +3,14 @@
 import logging
 import socket
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from icefarm.boards import BoardName
 from icefarm.errors import FarmError, NotSupportedError
-from icefarm.session import Session
+from icefarm.holding import Holding
 from icefarm.streaming import BoardStream, StreamState
 from icefarm.usb import vhci
 from icefarm_schemas import StreamOpened, UsbDescription
-
-if TYPE_CHECKING:
-    from icefarm.async_reservation import AsyncReservation
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +77,11 @@ class AsyncAttachment:
 
     def __init__(
         self,
-        reservation: "AsyncReservation",
-        session: Session,
-        board: str | None,
+        holding: Holding,
+        board: BoardName | None,
         timeout: float,
     ) -> None:
-        self._stream = BoardStream(reservation, session, board)
+        self._stream = BoardStream(holding, board)
         self._timeout = timeout
         self._end: VhciEnd | None = None
 

@@ -5,14 +5,19 @@ An event loop in a thread of its own keeps the connection alive while the caller
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 from icefarm.async_client import DEFAULT_GRACE, AsyncClient
 from icefarm.async_reservation import AsyncReservation
+from icefarm.boards import BoardName
+from icefarm.handlers import E, check_handler
 from icefarm.reservation import Reservation
+from icefarm.termination import Termination
 from icefarm.view import Agent, Board
 from icefarm_schemas import (
     DEFAULT_DEVICE_GRACE,
@@ -69,10 +74,17 @@ class Client:
     """A connection to a farm, made by `with`. See `AsyncClient` for arguments and errors."""
 
     def __init__(
-        self, broker: str | None = None, *, name: str | None = None, grace: float = DEFAULT_GRACE
+        self,
+        farm: str | None = None,
+        *,
+        name: str | None = None,
+        grace: float = DEFAULT_GRACE,
+        debug: bool | None = None,
     ) -> None:
-        self._client = AsyncClient(broker, name=name, grace=grace)
+        self._client = AsyncClient(farm, name=name, grace=grace, debug=debug)
         self._thread: _LoopThread | None = None
+        self._termination = Termination()
+        self._handlers: dict[Callable[[Any], object], list[Callable[[Any], object]]] = {}
 
     @property
     def name(self) -> str:
@@ -85,11 +97,14 @@ class Client:
         return self._client.session
 
     def __enter__(self) -> Self:
+        self._termination.begin()
         self._thread = _LoopThread()
+        # Handlers may use the client, so they are not called in the thread of its loop.
+        self._handlers_thread = ThreadPoolExecutor(1, thread_name_prefix="icefarm handlers")
         try:
             self._call(self._client.__aenter__())
         except BaseException:
-            self._thread.close()
+            self._end()
             raise
         return self
 
@@ -99,12 +114,17 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._thread is not None
         try:
             self._call(self._client.__aexit__(kind, error, traceback))
         finally:
-            self._thread.close()
-            self._thread = None
+            self._end()
+
+    def _end(self) -> None:
+        assert self._thread is not None
+        self._thread.close()
+        self._thread = None
+        self._handlers_thread.shutdown(wait=False, cancel_futures=True)
+        self._termination.end()
 
     @property
     def _is_open(self) -> bool:
@@ -115,6 +135,37 @@ class Client:
             work.close()
             raise RuntimeError("the client is not open; use it as `with icefarm.Client() as farm:`")
         return self._thread.call(work)
+
+    @overload
+    def on(self, event: type[E], handler: Callable[[E], object]) -> Callable[[E], object]: ...
+
+    @overload
+    def on(self, event: type[E]) -> Callable[[Callable[[E], object]], Callable[[E], object]]: ...
+
+    def on(
+        self, event: type[E], handler: Callable[[E], object] | None = None
+    ) -> Callable[[E], object] | Callable[[Callable[[E], object]], Callable[[E], object]]:
+        """Call a handler with each event of a class. See `AsyncClient.on`.
+
+        Handlers run in a thread of their own, one after the other, and may use the client.
+        """
+        if handler is None:
+            return partial(self.on, event)
+        check_handler(event, handler)
+
+        async def call(happened: E) -> None:
+            await asyncio.get_running_loop().run_in_executor(
+                self._handlers_thread, handler, happened
+            )
+
+        self._client.on(event, call)
+        self._handlers.setdefault(handler, []).append(call)
+        return handler
+
+    def off(self, handler: Callable[[Any], object]) -> None:
+        """Call a handler no more. See `AsyncClient.off`."""
+        for call in self._handlers.pop(handler, [handler]):
+            self._client.off(call)
 
     def boards(self) -> list[Board]:
         """All boards of the farm, by agent and name."""
@@ -137,7 +188,7 @@ class Client:
         count: int | None = None,
         *,
         behaviour: str = "pulsecount",
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         product: str | None = None,
         labels: dict[str, str] | None = None,
         arguments: dict[str, Any] | None = None,
@@ -146,6 +197,7 @@ class Client:
         wait: float | None = None,
         priority: int = 0,
         board_grace: float = DEFAULT_DEVICE_GRACE,
+        auto_extend: bool = True,
     ) -> Reservation:
         """Reserve boards and wait until they are ready. See `AsyncClient.reserve`."""
 
@@ -162,13 +214,18 @@ class Client:
                 wait=wait,
                 priority=priority,
                 board_grace=board_grace,
+                auto_extend=auto_extend,
             )
 
         return Reservation(self, self._call(reserve()))
 
-    def find_reservation(self, reservation: str, *, take_over: bool = True) -> Reservation:
+    def find_reservation(
+        self, reservation: str, *, take_over: bool = True, auto_extend: bool = True
+    ) -> Reservation:
         """One of your reservations, perhaps of another process. See `AsyncClient`."""
-        found = self._client.find_reservation(reservation, take_over=take_over)
+        found = self._client.find_reservation(
+            reservation, take_over=take_over, auto_extend=auto_extend
+        )
         return Reservation(self, self._call(found))
 
     def reservations(self) -> list[ReservationState]:
@@ -178,7 +235,7 @@ class Client:
     def extend(
         self,
         *reservations: str,
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         everything: bool = False,
         duration: float = DEFAULT_DURATION,
     ) -> list[ReservationState]:
@@ -192,7 +249,7 @@ class Client:
     def release(
         self,
         *reservations: str,
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         everything: bool = False,
     ) -> list[ReservationState]:
         """Give boards back. See `AsyncClient.release`."""
@@ -202,7 +259,7 @@ class Client:
         self,
         *reservations: str,
         behaviour: str,
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         everything: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> list[ReservationState]:

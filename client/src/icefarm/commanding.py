@@ -3,11 +3,10 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from icefarm.boards import BoardKey, BoardName
 from icefarm.errors import FarmError, TimedOutError, from_broker, from_error
-from icefarm.evaluating import BoardKey
-from icefarm.session import Session
+from icefarm.holding import Holding
 from icefarm_broker import BrokerError, NobodyListensError
 from icefarm_schemas import (
     CommandFinished,
@@ -18,8 +17,10 @@ from icefarm_schemas import (
 )
 from icefarm_schemas.topics import DEVICE_PROPERTY, FlashTopic, ResetTopic
 
-if TYPE_CHECKING:
-    from icefarm.async_reservation import AsyncReservation
+READY_TIMEOUT = 120.0
+"""Seconds; far more than flashing a board twice takes."""
+FLASH_TIMEOUT = 300.0
+"""Seconds; for large files and many boards of one agent."""
 
 _RETRY = 0.5
 
@@ -30,16 +31,15 @@ Naming = Callable[[str, str, str, str], FlashTopic | ResetTopic]
 class Commanding:
     """One command, from its sending to the last answer; agents ignore an id that they had."""
 
-    def __init__(
-        self, reservation: "AsyncReservation", session: Session, boards: Sequence[str] | None
-    ) -> None:
-        self._reservation = reservation
-        self._session = session
-        self._view = session.view
+    def __init__(self, holding: Holding, boards: Sequence[BoardName] | None) -> None:
+        self._holding = holding
+        self._session = holding.session
+        self._view = holding.view
         self._id = secrets.token_hex(4)
         self._is_for_all = boards is None
-        named = reservation.boards if boards is None else boards
-        self._waited: set[BoardKey] = {reservation.find_board(board) for board in named}
+        self._waited: set[BoardKey] = (
+            {*holding.boards()} if boards is None else {holding.find(board) for board in boards}
+        )
         self._errors: dict[BoardKey, FarmError] = {}
         # An agent that has started anew since it was sent knows nothing of it.
         self._boots = {agent: self._boot_of(agent) for agent, _ in self._waited}
@@ -51,8 +51,8 @@ class Commanding:
             FarmError: what a board, or all of several, answered; see `_raise`.
         """
         what = kind.__name__.removesuffix("Topic").lower()
-        topic = kind(self._reservation.id, self._session.client, self._session.id, self._id)
-        with self._reservation.hearing(self._id, self._hear):
+        topic = kind(self._holding.id, self._session.client, self._session.id, self._id)
+        with self._holding.hearing(self._id, self._hear):
             try:
                 async with asyncio.timeout(timeout):
                     await self._publish(topic, payload)
@@ -97,11 +97,11 @@ class Commanding:
         self._view.tell()
 
     def _look_for_losses(self) -> None:
-        self._reservation.check()
+        self._holding.check()
         for key in list(self._waited):
-            if not self._reservation.has(key):
+            if key not in self._holding.boards():
                 self._waited.discard(key)
-                self._errors[key] = self._reservation.loss_of(key)
+                self._errors[key] = self._holding.loss_of(key)
 
     def _boot_of(self, agent: str) -> str | None:
         state = self._view.agents.get(agent)
@@ -114,7 +114,7 @@ class Commanding:
             # One that is offline has none. One whose boards are ready listens to the reservation.
             boot = self._boot_of(agent)
             ready = all(
-                self._view.is_ready(*key, self._reservation.id)
+                self._view.is_ready(*key, self._holding.id)
                 for key in self._waited
                 if key[0] == agent
             )

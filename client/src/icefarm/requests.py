@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from icefarm.boards import BoardName, names_or_none
 from icefarm.errors import InvalidRequestError
 from icefarm_schemas import Message, OnSessionEnd, ReserveRequest
 
@@ -34,7 +35,7 @@ def reserve_request(
     count: int | None,
     *,
     behaviour: str,
-    boards: Sequence[str] | None,
+    boards: Sequence[BoardName] | None,
     product: str | None,
     labels: dict[str, str] | None,
     arguments: dict[str, Any] | None,
@@ -49,7 +50,7 @@ def reserve_request(
         ReserveRequest,
         behaviour=behaviour,
         count=1 if count is None and boards is None else count,
-        devices=None if boards is None else tuple(boards),
+        devices=names_or_none(boards),
         product=product,
         labels=labels or {},
         arguments=arguments or {},
@@ -62,11 +63,11 @@ def reserve_request(
 
 
 def selection(
-    reservations: Sequence[str], boards: Sequence[str] | None, everything: bool
+    reservations: Sequence[str], boards: Sequence[BoardName] | None, everything: bool
 ) -> dict[str, Any]:
     """The fields that say what a request is about: reservations, boards, or all of them."""
     return {
         "reservations": tuple(reservations) or None,
-        "devices": None if boards is None else tuple(boards),
+        "devices": names_or_none(boards),
         "all": everything,
     }

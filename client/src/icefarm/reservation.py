@@ -3,17 +3,23 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from icefarm.async_board import AsyncHeldBoard
 from icefarm.async_console import AsyncConsole
-from icefarm.async_reservation import FLASH_TIMEOUT, READY_TIMEOUT, AsyncReservation
+from icefarm.async_reservation import AsyncReservation
 from icefarm.attaching import AsyncAttachment
-from icefarm.errors import FarmError
-from icefarm.evaluating import BoardKey
+from icefarm.board import HeldBoard
+from icefarm.boards import BoardName
+from icefarm.commanding import FLASH_TIMEOUT, READY_TIMEOUT
+from icefarm.errors import BoardLostError, FarmError
+from icefarm.evaluating import Item, WhenLost
+from icefarm.following import follow
 from icefarm.results import Result, Source
 from icefarm.usb.server import USBIP_PORT, AsyncUsbServer
-from icefarm_schemas import DEFAULT_DURATION, DeviceFailed, ReservationState
+from icefarm_schemas import DEFAULT_DURATION, ReservationState
 
 if TYPE_CHECKING:
     from icefarm.client import Client
@@ -24,6 +30,7 @@ class Reservation:
 
     def __init__(self, client: "Client", reservation: AsyncReservation) -> None:
         self._client, self._reservation = client, reservation
+        self._boards: dict[AsyncHeldBoard, HeldBoard] = {}
 
     @property
     def id(self) -> str:
@@ -31,8 +38,8 @@ class Reservation:
         return self._reservation.id
 
     @property
-    def failures(self) -> dict[BoardKey, DeviceFailed]:
-        """Why boards were taken out of it, by agent and board."""
+    def failures(self) -> dict[str, BoardLostError]:
+        """Why boards were taken out of it, by the board's name."""
         return self._reservation.failures
 
     def wait_until_ready(self, timeout: float = READY_TIMEOUT) -> None:
@@ -40,9 +47,26 @@ class Reservation:
         self._client._call(self._reservation.wait_until_ready(timeout))
 
     @property
-    def boards(self) -> tuple[str, ...]:
-        """The names of its boards."""
-        return self._reservation.boards
+    def boards(self) -> tuple[HeldBoard, ...]:
+        """Its boards; those that were lost or given back are not among them."""
+        return tuple(map(self._board, self._reservation.boards))
+
+    def board(self, name: BoardName | None = None) -> HeldBoard:
+        """One of its boards, or the only one. See `AsyncReservation.board`."""
+        return self._board(self._reservation.board(name))
+
+    def _board(self, board: AsyncHeldBoard) -> HeldBoard:
+        return self._boards.setdefault(board, HeldBoard(self, board))
+
+    def __iter__(self) -> Iterator[HeldBoard]:
+        return iter(self.boards)
+
+    def __len__(self) -> int:
+        return len(self._reservation)
+
+    def __bool__(self) -> bool:
+        """True, also when it has lost its boards."""
+        return True
 
     @property
     def behaviour(self) -> str:
@@ -71,50 +95,52 @@ class Reservation:
         self._client._call(self._reservation.__aexit__(kind, error, traceback))
 
     def evaluate(
-        self, bitstreams: Iterable[Source], *, on_every_board: bool = False
+        self,
+        bitstreams: Iterable[Item],
+        *,
+        on_every_board: bool = False,
+        when_lost: WhenLost = "move",
     ) -> Iterator[Result]:
         """Measure bitstreams and yield each result as it comes. See `AsyncReservation`.
 
-        The iterable is read in the client's own thread.
+        The iterable is read in the caller's thread, whenever a board has room.
         """
-        results = self._reservation.evaluate(bitstreams, on_every_board=on_every_board)
+        evaluate = partial(
+            self._reservation.evaluate, on_every_board=on_every_board, when_lost=when_lost
+        )
+        return follow(self._client, evaluate, bitstreams)
 
-        async def following() -> Result | None:
-            return await anext(results, None)
-
-        try:
-            while (result := self._client._call(following())) is not None:
-                yield result
-        finally:
-            # One that was left half-way may be collected after its client has closed.
-            if self._client._is_open:
-                self._client._call(results.aclose())
-
-    def attach(self, board: str | None = None, *, timeout: float = READY_TIMEOUT) -> "Attachment":
+    def attach(
+        self, board: BoardName | None = None, *, timeout: float = READY_TIMEOUT
+    ) -> "Attachment":
         """Plug a board into this machine for `with`. See `AsyncReservation.attach`."""
         return Attachment(self._client, self._reservation.attach(board, timeout=timeout))
 
     def serve_usb(
-        self, boards: Sequence[str] | None = None, *, port: int = USBIP_PORT
+        self, boards: Sequence[BoardName] | None = None, *, port: int = USBIP_PORT
     ) -> "UsbServer":
         """Offer boards to USB/IP clients here for `with`. See `AsyncReservation.serve_usb`."""
         return UsbServer(self._client, self._reservation.serve_usb(boards, port=port))
 
-    def console(self, board: str | None = None, *, timeout: float = READY_TIMEOUT) -> "Console":
+    def console(
+        self, board: BoardName | None = None, *, timeout: float = READY_TIMEOUT
+    ) -> "Console":
         """Open a board's console for `with`. See `AsyncReservation.console`."""
         return Console(self._client, self._reservation.console(board, timeout=timeout))
 
     def flash(
         self,
         uf2: Source,
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         *,
         timeout: float = FLASH_TIMEOUT,
     ) -> None:
         """Write firmware of your own to boards. See `AsyncReservation.flash`."""
         self._client._call(self._reservation.flash(uf2, boards, timeout=timeout))
 
-    def reset(self, boards: Sequence[str] | None = None, *, timeout: float = READY_TIMEOUT) -> None:
+    def reset(
+        self, boards: Sequence[BoardName] | None = None, *, timeout: float = READY_TIMEOUT
+    ) -> None:
         """Start boards anew in what they do. See `AsyncReservation.reset`."""
         self._client._call(self._reservation.reset(boards, timeout=timeout))
 
@@ -126,13 +152,13 @@ class Reservation:
         self,
         behaviour: str,
         *,
-        boards: Sequence[str] | None = None,
+        boards: Sequence[BoardName] | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         """Let boards do something else, and wait for them. See `AsyncReservation.change`."""
         self._client._call(self._reservation.change(behaviour, boards=boards, arguments=arguments))
 
-    def release(self, boards: Sequence[str] | None = None) -> None:
+    def release(self, boards: Sequence[BoardName] | None = None) -> None:
         """Give boards back, all of them unless named. See `AsyncReservation.release`."""
         self._client._call(self._reservation.release(boards))
 

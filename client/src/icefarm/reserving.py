@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from icefarm.async_reservation import AsyncReservation
 from icefarm.errors import FarmError, NotAvailableError, ReservationEndedError
+from icefarm.leasing import Lease
 from icefarm.session import Session
 from icefarm_schemas import (
     EndReason,
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 class Reserving:
     """Await it, or enter it with `async with`, which releases the boards at its end."""
 
-    def __init__(self, client: "AsyncClient", session: Session, request: ReserveRequest) -> None:
+    def __init__(
+        self, client: "AsyncClient", session: Session, request: ReserveRequest, auto_extend: bool
+    ) -> None:
         self._client, self._session, self._request = client, session, request
+        self._auto_extend = auto_extend
 
     def __await__(self) -> Generator[Any, None, AsyncReservation]:
         return self._reserve().__await__()
@@ -48,8 +52,10 @@ class Reserving:
         [state] = reply.reservations
         try:
             if state.status is ReservationStatus.QUEUED:
-                state = await self._until_served(state.reservation)
-            reservation = await self._client._open(state)
+                state = await until_given(self._session, state.reservation)
+            duration = self._request.duration
+            lease = Lease(self._session, state, duration, duration) if self._auto_extend else None
+            reservation = await self._client._open(state, lease)
             await reservation.wait_until_ready()
         except BaseException:
             # The reason is worth more than what goes wrong on the way out.
@@ -59,25 +65,32 @@ class Reserving:
             raise
         return reservation
 
-    async def _until_served(self, reservation: str) -> ReservationState:
-        topic = ReservationStateTopic(reservation).build(self._session.root)
-        view = self._session.view
-        self._session.follow(reservation)
-        try:
-            await self._session.subscribe(topic)
-            self._session.ask_if_silent(reservation)
-            while True:
-                state = view.reservations.get(reservation)
-                if state is not None and state.status is ReservationStatus.ACTIVE:
-                    return state
-                if reservation in view.ended:
-                    raise _not_served(reservation, view.ended[reservation])
-                await self._session.while_listening(view.changed())
-        except BaseException:
-            await self._session.connection.unsubscribe(topic)
-            raise
-        finally:
-            self._session.unfollow(reservation)
+
+async def until_given(session: Session, reservation: str) -> ReservationState:
+    """Wait in the queue until a reservation has boards.
+
+    Raises:
+        NotAvailableError: it has waited for as long as it was ready to.
+        ReservationEndedError: it left the queue for another reason.
+    """
+    topic = ReservationStateTopic(reservation).build(session.root)
+    view = session.view
+    session.follow(reservation)
+    try:
+        await session.subscribe(topic)
+        session.ask_if_silent(reservation)
+        while True:
+            state = view.reservations.get(reservation)
+            if state is not None and state.status is ReservationStatus.ACTIVE:
+                return state
+            if reservation in view.ended:
+                raise _not_served(reservation, view.ended[reservation])
+            await session.while_listening(view.changed())
+    except BaseException:
+        await session.connection.unsubscribe(topic)
+        raise
+    finally:
+        session.unfollow(reservation)
 
 
 def _not_served(reservation: str, reason: EndReason | None) -> FarmError:

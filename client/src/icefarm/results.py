@@ -32,6 +32,10 @@ class Bitstream:
             return cls(index, str(source), Path(source).read_bytes())
         except OSError as error:
             raise InvalidRequestError(f"cannot read {source}: {error.strerror}") from error
+        except TypeError:
+            raise InvalidRequestError(
+                f"{source!r} is no bitstream; give a path or bytes, or a pair of that and boards"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,9 @@ class Result:
     waveform: tuple[int, ...] | None = None
     error: FarmError | None = None
     seconds: float = 0.0
+
+    def raise_for_error(self) -> Self:
+        """The result itself, unless there is an error, which is raised."""
+        if self.error is not None:
+            raise self.error
+        return self

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from icefarm.errors import (
     FarmError,
+    InternalFarmError,
     InvalidRequestError,
     NoSuchReservationError,
     NotHolderError,
@@ -16,6 +17,8 @@ from icefarm.errors import (
     from_broker,
     from_error,
 )
+from icefarm.events import BoardsAvailable, from_message
+from icefarm.handlers import Handlers
 from icefarm.requests import make
 from icefarm.view import View
 from icefarm_broker import (
@@ -32,8 +35,10 @@ from icefarm_broker import (
 )
 from icefarm_schemas import (
     AgentState,
+    Availability,
     CommandFinished,
     CommandRefused,
+    Count,
     DeviceFailed,
     EvaluationFinished,
     Event,
@@ -43,6 +48,7 @@ from icefarm_schemas import (
     ReleaseRequest,
     Reply,
     ReservationEnded,
+    ReservationExpiring,
     ReservationState,
     SessionState,
     StreamClosed,
@@ -77,8 +83,9 @@ HolderEvent = (
     | StreamOpened
     | StreamClosed
     | DeviceFailed
+    | ReservationExpiring
 )
-"""What a reservation is told: answers to its commands, and the loss of a board."""
+"""What a reservation is told: answers to its commands, the loss of a board, the lease's end."""
 
 
 class Follower(Protocol):
@@ -94,8 +101,17 @@ class Follower(Protocol):
 class Session:
     """The session of a client; its end, told by the broker, ends what it reserved."""
 
-    def __init__(self, address: BrokerAddress, client: str, grace: float) -> None:
+    def __init__(
+        self,
+        address: BrokerAddress,
+        client: str,
+        grace: float,
+        *,
+        handlers: Handlers,
+        strict: bool = False,
+    ) -> None:
         self.client, self.id = client, secrets.token_hex(4)
+        self._handlers, self._strict = handlers, strict
         self.root = address.root
         self.view = View()
         names = {"client": self.client, "session": self.id}
@@ -119,6 +135,7 @@ class Session:
             patience=_PATIENCE,
             # Who may be away for a short time only wants to be missed soon.
             keepalive=max(1, min(KEEPALIVE, round(grace / 2))),
+            strict=strict,
         )
         self._requester = Requester(
             self.connection, self.client, self.id, lambda: self.view.is_served, self._undo
@@ -142,6 +159,9 @@ class Session:
         except BrokerError as error:
             raise from_broker(error) from error
         self._listener = asyncio.create_task(self._listen(), name="icefarm listener")
+        # Whoever waits for a change looks whether it has failed.
+        self._listener.add_done_callback(lambda _: self.view.tell())
+        self.later(self._handlers.run())
         try:
             await self.while_listening(self._synced.wait())
         except BaseException:
@@ -155,6 +175,11 @@ class Session:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.connection.__aexit__(None, None, None)
+
+    def check(self) -> None:
+        """Raise what ended the connection, if anything did."""
+        if self._listener.done():
+            self._listener.result()
 
     async def ask(self, operation: Operation, message: Message) -> Reply:
         """Ask control and return its reply.
@@ -233,7 +258,7 @@ class Session:
             if reservation in self._unheard:
                 await self._ask_after(reservation)
 
-        self._later(ask())
+        self.later(ask())
 
     async def subscribe(self, *filters: str) -> None:
         """Subscribe, and return when what is retained there has been seen."""
@@ -268,11 +293,18 @@ class Session:
                 case Received():
                     if not self._requester.receive(happening):
                         self._observe(happening)
+                case Invalid(_, why, delivery) if self._strict:
+                    raise InternalFarmError(
+                        f"a message on {delivery.topic} is not as the contract says: {why} "
+                        "(without debug it would only be logged and ignored)"
+                    )
                 case Invalid(_, why, delivery):
                     log.warning("ignored a message on %s: %s", delivery.topic, why)
 
     def _take(self, event: Event) -> None:
-        log.debug("%s", event)
+        happened = from_message(event)
+        if happened is not None:
+            self._handlers.put(happened)
         follower = self._followed.get(event.reservation)
         match event:
             case ReservationEnded():
@@ -293,19 +325,31 @@ class Session:
             case Received(ReservationStateTopic(reservation)):
                 self._unheard.discard(reservation)
                 self._missed.discard(reservation)
+        before = self.view.availability
         self.view.observe(received)
         match received:
+            case Received(AvailabilityTopic(), Availability() as now):
+                self._tell_available(before, now)
             case Received(AgentStateTopic(agent), AgentState(status=Presence.ONLINE)):
                 # It says so whenever it, or this session, has been away.
                 for follower in self._followed.values():
                     if follower is not None:
                         follower.send_again(agent)
 
+    def _tell_available(self, before: Availability | None, now: Availability) -> None:
+        none = Count(available=0, total=0)
+        if before is not None and any(
+            count.available > before.behaviours.get(name, none).available
+            for name, count in now.behaviours.items()
+        ):
+            free = {name: count.available for name, count in now.behaviours.items()}
+            self._handlers.put(BoardsAvailable(now.devices.available, free))
+
     def _undo(self, operation: str, reply: Reply) -> None:
         """Give back what was reserved when nobody waited for it any more."""
         if operation == Operation.RESERVE:
             for state in reply.reservations or ():
-                self._later(self._give_back(state.reservation))
+                self.later(self._give_back(state.reservation))
 
     async def _give_back(self, reservation: str) -> None:
         log.info("giving back %s, which came too late", reservation)
@@ -315,12 +359,14 @@ class Session:
             log.warning("%s, which came too late, is not given back: %s", reservation, error)
 
     def _ask_later(self, reservation: str) -> None:
-        self._later(self._ask_after(reservation))
+        self.later(self._ask_after(reservation))
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something beside all else, until the session ends."""
         task = asyncio.create_task(work)
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
+        return task
 
     async def _ask_after(self, reservation: str) -> None:
         """What is not retained may be over, or the broker has forgotten it: control knows."""

@@ -21,8 +21,9 @@ import secrets
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from icefarm.boards import BoardKey, BoardName
 from icefarm.errors import (
     FarmError,
     FarmPermissionError,
@@ -34,8 +35,7 @@ from icefarm.errors import (
     from_broker,
     from_error,
 )
-from icefarm.evaluating import BoardKey
-from icefarm.session import Session
+from icefarm.holding import Holding
 from icefarm_broker import BrokerError, NobodyListensError, Stream
 from icefarm_broker import StreamLostError as StreamCutError
 from icefarm_schemas import (
@@ -48,9 +48,6 @@ from icefarm_schemas import (
     StreamOpened,
 )
 from icefarm_schemas.topics import CloseTopic, OpenTopic, StreamDownTopic, StreamUpTopic
-
-if TYPE_CHECKING:
-    from icefarm.async_reservation import AsyncReservation
 
 TAKEN_BY = "session"
 """In the details of a `stream_lost`: the session that opened the stream which ended this one."""
@@ -100,18 +97,16 @@ class BoardStream:
         NotHolderError: the board is not in the reservation.
     """
 
-    def __init__(
-        self, reservation: "AsyncReservation", session: Session, board: str | None
-    ) -> None:
-        self.key: BoardKey = reservation.find_board(board)
+    def __init__(self, holding: Holding, board: BoardName | None) -> None:
+        self.key: BoardKey = holding.find(board)
         self.state = StreamState.WAITING
         self.why: FarmError | None = None
         """Why it is not open any more."""
-        self._reservation = reservation
-        self._session = session
-        self._connection = session.connection
-        self._view = session.view
-        self._names = (reservation.id, self.board, session.client, session.id)
+        self._holding = holding
+        self._session = holding.session
+        self._connection = holding.session.connection
+        self._view = holding.view
+        self._names = (holding.id, self.board, holding.session.client, holding.session.id)
         self._opened: StreamOpened | None = None
         self._closed: StreamClosed | CommandRefused | None = None
         self._was_open = self._is_cut = self._is_taken = self._is_finished = False
@@ -176,7 +171,7 @@ class BoardStream:
                 while self.state is not StreamState.OPEN:
                     await self.changed()
         except TimeoutError:
-            why = self.why or f"the board is {self._reservation.status_of(self.key)}"
+            why = self.why or f"the board is {self._holding.status_of(self.key)}"
             raise TimedOutError(
                 f"the stream of {self.board!r} is not open after {timeout:g} s: {why}"
             ) from None
@@ -217,8 +212,8 @@ class BoardStream:
 
     def is_ready(self) -> bool:
         """Whether the board serves the reservation; raises what `until_ready` raises."""
-        self._reservation.check_board(self.key)
-        return self._view.is_ready(*self.key, self._reservation.id)
+        self._holding.check_board(self.key)
+        return self._view.is_ready(*self.key, self._holding.id)
 
     async def _something(self) -> None:
         """Wait for a change of anything that this client sees."""
@@ -238,7 +233,7 @@ class BoardStream:
         self._opened = self._closed = None
         self._is_cut = False
         try:
-            with self._reservation.hearing(stream, self._hear):
+            with self._holding.hearing(stream, self._hear):
                 try:
                     opened = await self._open(stream, down)
                     await self._while_open(carrier, end, opened)
@@ -317,7 +312,7 @@ class BoardStream:
             raise self._why_closed(self._closed)
         if not self.is_ready():
             raise StreamLostError(
-                f"the board {self.board!r} is {self._reservation.status_of(self.key)}"
+                f"the board {self.board!r} is {self._holding.status_of(self.key)}"
             )
 
     def _why_closed(self, closed: StreamClosed | CommandRefused) -> FarmError:

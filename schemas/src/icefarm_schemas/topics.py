@@ -83,8 +83,10 @@ class Topic:
                 return None
         return cls(**names)
 
-    def decode(self, payload: bytes) -> Any:
+    def decode(self, payload: bytes, *, strict: bool = False) -> Any:
         """The message in a payload: a `Message`, bytes for bulk data, None for a cleared state.
+
+        With `strict`, no value is taken for another kind of value, such as "1" for a number.
 
         Raises:
             InvalidPayloadError: the payload is too large, no JSON, or not this topic's message.
@@ -101,7 +103,7 @@ class Topic:
         if _NUL in payload:
             raise InvalidPayloadError("it holds the character NUL, which Postgres cannot keep")
         try:
-            return _adapter(carried).validate_json(payload)
+            return _adapter(carried).validate_json(payload, strict=strict or None)
         except ValidationError as error:
             raise InvalidPayloadError(_in_words(error)) from error
 

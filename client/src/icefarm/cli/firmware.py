@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from icefarm.async_client import AsyncClient
-from icefarm.async_reservation import FLASH_TIMEOUT, READY_TIMEOUT
 from icefarm.cli.app import Broker, Json, Name, app, err, print_json
 from icefarm.cli.held import Held, find_held, run
 from icefarm.cli.reservations import Boards
+from icefarm.commanding import FLASH_TIMEOUT, READY_TIMEOUT
 
 Reservation = Annotated[str | None, typer.Option(help="The boards of this one.")]
 All = Annotated[bool, typer.Option("--all", help="All boards that you hold.")]

@@ -48,8 +48,8 @@ async def find_held(
     if reservation is not None:
         found = await farm.find_reservation(reservation, take_over=False)
         for board in boards or ():
-            found.find_board(board)
-        return [(found, tuple(boards) if boards else found.boards)]
+            found.board(board)
+        return [(found, tuple(boards) if boards else tuple(b.name for b in found.boards))]
     if not boards and not everything:
         raise InvalidRequestError("say what: --reservation, or --board, or --all")
     states = await _active(farm)
@@ -93,8 +93,9 @@ async def hold(
         number = None if boards else count
         async with farm.reserve(number, boards=boards, behaviour=behaviour, **wanted) as held:
             until = held.expires_at.astimezone()
-            say(f"Reserved {', '.join(held.boards)} as {held.id} until {until:%Y-%m-%d %H:%M:%S}")
-            yield [(held, held.boards)]
+            names = tuple(board.name for board in held)
+            say(f"Reserved {', '.join(names)} as {held.id} until {until:%Y-%m-%d %H:%M:%S}")
+            yield [(held, names)]
         return
     found = await find_held(farm, reservation, boards)
     every = [name for _, names in found for name in names]

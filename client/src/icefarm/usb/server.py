@@ -12,11 +12,12 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from icefarm.attaching import usb_of
+from icefarm.boards import BoardName
 from icefarm.errors import FarmError, InvalidRequestError, StreamLostError, TimedOutError
-from icefarm.session import Session
+from icefarm.holding import Holding
 from icefarm.streaming import BoardStream
 from icefarm.usb.protocol import (
     BUSID_BYTES,
@@ -32,9 +33,6 @@ from icefarm.usb.protocol import (
     parse_busid,
 )
 from icefarm_schemas import StreamOpened
-
-if TYPE_CHECKING:
-    from icefarm.async_reservation import AsyncReservation
 
 USBIP_PORT = 3240
 """That IANA has assigned to USB/IP."""
@@ -133,18 +131,18 @@ class AsyncUsbServer:
 
     def __init__(
         self,
-        reservation: "AsyncReservation",
-        session: Session,
-        boards: Sequence[str] | None,
+        holding: Holding,
+        boards: Sequence[BoardName] | None,
         port: int,
     ) -> None:
-        self._session = session
-        names = reservation.boards if boards is None else boards
+        self._session = holding.session
+        every = [name for _, name in holding.boards()]
+        names: Sequence[BoardName] = every if boards is None else boards
         self._boards: dict[str, _Board] = {}
         for number, name in enumerate(names, 1):
-            stream, busid = BoardStream(reservation, session, name), f"1-{number}"
+            stream, busid = BoardStream(holding, name), f"1-{number}"
             self._boards[busid] = _Board(stream, stream.key[0], busid)
-        self._reservation = reservation
+        self._holding = holding
         self._port = port
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -170,7 +168,7 @@ class AsyncUsbServer:
             ReservationEndedError: nothing is offered any more.
         """
         await self._session.while_listening(self._session.view.changed())
-        self._reservation.check()
+        self._holding.check()
 
     async def __aenter__(self) -> Self:
         # Before boards are asked, so that who has the wrong port need not wait for them.
