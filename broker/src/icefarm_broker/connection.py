@@ -212,7 +212,6 @@ class Connection:
                 f"{len(outgoing.payload):,} bytes are too many for one message; "
                 f"{MAX_PAYLOAD_BYTES:,} fit"
             )
-        _log("->", outgoing.topic, outgoing.payload)
         async with self._slots:
             while True:
                 mqtt = await self._connected()
@@ -227,7 +226,9 @@ class Connection:
         if self._strict:
             topic.decode(payload, strict=True)
         content_type = CONTENT_TYPE if payload and topic.carries is not bytes else None
-        return Outgoing(topic.build(self.root), payload, content_type=content_type, **fields)
+        outgoing = Outgoing(topic.build(self.root), payload, content_type=content_type, **fields)
+        _log("->", outgoing.topic, outgoing.payload)
+        return outgoing
 
     async def _connected(self) -> MqttClient:
         await self._up.wait()
@@ -459,11 +460,10 @@ class Connection:
         The broker sends retained states when it handles a subscription, so before what is
         published later.
         """
-        birth = Outgoing(
-            topic=self._presence.topic.build(self.root),
-            payload=self._presence.birth.encode(),
+        birth = self._outgoing(
+            self._presence.topic,
+            self._presence.birth,
             retain=True,
-            content_type=CONTENT_TYPE,
             correlation=secrets.token_bytes(8),
         )
         synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()

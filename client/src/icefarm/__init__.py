@@ -38,6 +38,7 @@ from icefarm.errors import (
     StreamLostError,
     TimedOutError,
 )
+from icefarm.evaluating import Item
 from icefarm.events import (
     AgentStopping,
     BoardFailed,
@@ -49,7 +50,7 @@ from icefarm.events import (
     ReservationExpiring,
 )
 from icefarm.reservation import Attachment, Console, Reservation, UsbServer
-from icefarm.results import Result
+from icefarm.results import Result, Source
 from icefarm.usb.server import AsyncUsbServer
 from icefarm.view import Agent, Board
 
@@ -81,6 +82,7 @@ __all__ = [
     "InvalidBitstreamError",
     "InvalidFirmwareError",
     "InvalidRequestError",
+    "Item",
     "LimitExceededError",
     "MeasurementFailedError",
     "NoSuchBehaviourError",
@@ -94,6 +96,7 @@ __all__ = [
     "ReservationEndedError",
     "ReservationExpiring",
     "Result",
+    "Source",
     "StreamLostError",
     "TimedOutError",
     "UsbServer",
