@@ -27,7 +27,7 @@ DEFAULT_DURATION = 3600.0
 MAX_LEASE = 86400.0
 """Seconds: how far in the future a lease may end; longer work extends it on the way."""
 
-DEFAULT_DEVICE_GRACE = 30.0
+DEFAULT_DEVICE_GRACE = 90.0
 """Seconds for which a device may be away before it counts as lost."""
 
 _MAX_GRACE = 86400.0
