@@ -181,25 +181,26 @@ async def test_what_a_device_does_is_changed_while_it_is_held() -> None:
 
 
 async def test_what_is_being_measured_is_measured_again_after_a_change() -> None:
+    receiving = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"Waiting for bitstream transfer\n")
+        await reader.readexactly(1)
+        receiving.set()
+
     board = ScriptedBoard(
-        {"default": default, "pulsecount": answering(), "variance": answering(A_WAVEFORM)},
-        patience=5,
+        {"default": default, "pulsecount": silent, "variance": answering(A_WAVEFORM)}, patience=5
     )
     async with living(board) as life:
         await life.reaches(S.AVAILABLE)
         life.device.assign(an_assignment())
         await life.reaches(S.READY)
         await life.device.evaluate(an_evaluation(1))
-        await until_async(lambda: _is_empty(life.device))
+        await receiving.wait()
         life.device.assign(an_assignment(behaviour="variance"))
         [result] = await life.outbox.wait_for(1)
     assert result.measurement is not None
     assert result.measurement.variance is not None
-
-
-async def _is_empty(device: Device) -> bool:
-    """Whether what was queued has been taken to the board."""
-    return device._work is not None and not device._work.evaluations._waiting
 
 
 async def test_what_waits_at_the_end_of_a_reservation_is_answered() -> None:

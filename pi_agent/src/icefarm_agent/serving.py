@@ -167,10 +167,7 @@ class Serving:
                 measurement = await self._evaluate(evaluation.bitstream)
             except MeasurementError as error:
                 failure = error
-            except BaseException:
-                # It is measured when the board is ready again, or refused with all that wait.
-                queue.put_back(evaluation)
-                raise
+            # Whatever else ends it, it is still the next one when the board is ready again.
             await self.work.evaluated(
                 evaluation,
                 measurement,

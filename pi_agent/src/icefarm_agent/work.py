@@ -1,7 +1,7 @@
 """What one reservation asks of one device, and the answers that it gets."""
 
-from icefarm_agent.commands import Command, CommandQueue
-from icefarm_agent.evaluations import Evaluation, EvaluationQueue
+from icefarm_agent.commands import Command, command_queue
+from icefarm_agent.evaluations import Evaluation, evaluation_queue
 from icefarm_agent.outbox import Outbox
 from icefarm_schemas import (
     CommandFinished,
@@ -28,8 +28,8 @@ class Work:
         self.reservation = reservation
         self.behaviour = behaviour
         self.firmware: bytes | None = None
-        self.evaluations = EvaluationQueue()
-        self.commands = CommandQueue()
+        self.evaluations = evaluation_queue()
+        self.commands = command_queue()
 
     async def take_evaluation(self, evaluation: Evaluation, refusal: Error | None) -> None:
         """Queue a bitstream, unless there is a reason to refuse it, which is its result then.
