@@ -156,6 +156,10 @@ def test_what_a_lost_board_had_moves_or_fails_and_the_others_go_on(
             # It comes back too late for this holder.
             farm.agent("second", boards=2)
             until(lambda: [b.status for b in client.boards()].count("available") == 5)
+            # It had what came while it was away, and hears no more of this reservation.
+            refused = farm.output("agent-second").count("refused")
+            assert len(list(reservation.evaluate([bitstream] * 3))) == 3
+            assert farm.output("agent-second").count("refused") == refused
     assert sorted(r.index for r in seen) == list(range(40))
     lost = [r for r in seen if r.error is not None]
     if when_lost == "move":

@@ -232,10 +232,10 @@ class Agent:
                     # have forgotten it. Control sees what the devices serve, and says so.
                     early, self._early = self._early or [], None
                     for command in early:
-                        await self._dispatch.take(command)
+                        await self._take(command)
                 case Received(topic) if isinstance(topic, CommandTopic):
                     if self._early is None:
-                        await self._dispatch.take(happening)
+                        await self._take(happening)
                     else:
                         self._early.append(happening)
                 case Received(DeviceStateTopic(_, device), DeviceState(port=str(port)) as state):
@@ -247,6 +247,13 @@ class Agent:
                         self._end_streams_of(client, session)
                 case Invalid(_, why, delivery):
                     log.warning("ignored a message on %s: %s", delivery.topic, why)
+
+    async def _take(self, command: Received) -> None:
+        await self._dispatch.take(command)
+        reservation = command.topic.reservation  # type: ignore[attr-defined]
+        if reservation not in self._served:
+            # A former life of this agent has subscribed to it, in the session that it left.
+            await self._connection.unsubscribe(*self._commands(reservation))
 
     async def _assign(self, name: str, assignment: Assignment | None, retained: bool) -> None:
         if assignment is None:
