@@ -101,6 +101,7 @@ class Agent:
         self._dispatch = Dispatch(name, self._devices, self._outbox)
         self._assignments: dict[str, Assignment] = {}
         self._served: set[str] = set()
+        self._left: set[str] = set()
         # Commands that queued while the agent was away come before its assignments do.
         self._early: list[Received] | None = None
 
@@ -251,8 +252,9 @@ class Agent:
     async def _take(self, command: Received) -> None:
         await self._dispatch.take(command)
         reservation = command.topic.reservation  # type: ignore[attr-defined]
-        if reservation not in self._served:
+        if reservation not in self._served | self._left:
             # A former life of this agent has subscribed to it, in the session that it left.
+            self._left.add(reservation)
             await self._connection.unsubscribe(*self._commands(reservation))
 
     async def _assign(self, name: str, assignment: Assignment | None, retained: bool) -> None:
@@ -272,6 +274,7 @@ class Agent:
     async def _serve(self, reservation: str) -> None:
         if reservation not in self._served:
             self._served.add(reservation)
+            self._left.discard(reservation)
             await self._connection.subscribe(*self._commands(reservation))
 
     async def _serve_no_longer(self) -> None:
