@@ -91,6 +91,7 @@ class AsyncClient:
         try:
             self._address = BrokerAddress.find(farm)
             self.name = check_name(self._address.user or name or _own_name())
+            """Who this client is in the farm."""
         except ValueError as error:
             raise InvalidRequestError(str(error)) from error
         except (KeyError, OSError) as error:
@@ -298,7 +299,8 @@ class AsyncClient:
         Where one that is named cannot be extended, none is.
 
         Raises:
-            ReservationEndedError, NoSuchReservationError, NotHolderError, LimitExceededError.
+            ReservationEndedError, NoSuchReservationError, NotHolderError: one cannot be extended.
+            LimitExceededError: the lease would be too long.
         """
         chosen = selection(reservations, boards, everything)
         return await self._request(
@@ -317,7 +319,7 @@ class AsyncClient:
         be given back, none is.
 
         Raises:
-            ReservationEndedError, NoSuchReservationError, NotHolderError.
+            ReservationEndedError, NoSuchReservationError, NotHolderError: one is not yours to give back.
         """
         chosen = selection(reservations, boards, everything)
         return await self._request(Operation.RELEASE, make(ReleaseRequest, **chosen))
@@ -334,7 +336,7 @@ class AsyncClient:
 
         Raises:
             NoSuchBehaviourError: a board does not offer it.
-            ReservationEndedError, NoSuchReservationError, NotHolderError.
+            ReservationEndedError, NoSuchReservationError, NotHolderError: one is not yours to change.
         """
         chosen = selection(reservations, boards, everything)
         request = make(ChangeRequest, **chosen, behaviour=behaviour, arguments=arguments or {})
