@@ -299,7 +299,7 @@ class AsyncClient:
         Where one that is named cannot be extended, none is.
 
         Raises:
-            ReservationEndedError, NoSuchReservationError, NotHolderError: one cannot be extended.
+            ReservationEndedError, NoSuchReservationError, NotHolderError: one is not yours (now).
             LimitExceededError: the lease would be too long.
         """
         chosen = selection(reservations, boards, everything)
@@ -319,7 +319,7 @@ class AsyncClient:
         be given back, none is.
 
         Raises:
-            ReservationEndedError, NoSuchReservationError, NotHolderError: one is not yours to give back.
+            ReservationEndedError, NoSuchReservationError, NotHolderError: one is not yours (now).
         """
         chosen = selection(reservations, boards, everything)
         return await self._request(Operation.RELEASE, make(ReleaseRequest, **chosen))
@@ -336,7 +336,7 @@ class AsyncClient:
 
         Raises:
             NoSuchBehaviourError: a board does not offer it.
-            ReservationEndedError, NoSuchReservationError, NotHolderError: one is not yours to change.
+            ReservationEndedError, NoSuchReservationError, NotHolderError: one is not yours (now).
         """
         chosen = selection(reservations, boards, everything)
         request = make(ChangeRequest, **chosen, behaviour=behaviour, arguments=arguments or {})
