@@ -66,8 +66,9 @@ def _describe_attributes(kind: griffe.Object) -> None:
         return
     for entry in re.split(r"\n(?=    \w)", section.rstrip()):
         name, _, text = entry.strip().partition(": ")
-        attribute = kind.members[name]
-        assert isinstance(attribute, griffe.Object)
+        attribute = kind.members.get(name)
+        if not isinstance(attribute, griffe.Object):
+            raise LookupError(f"the docstring of {kind.path} describes {name}, which is not there")
         attribute.docstring = griffe.Docstring(re.sub(r"\s+", " ", text), parent=attribute)
     kind.docstring.value = before
 
@@ -91,18 +92,31 @@ def _show_defaults(thing: griffe.Object) -> None:
 
 
 def _followed(thing: griffe.Object, text: str, public: _Public) -> str:
-    """With all but the first paragraph of what it refers to, which is like its own."""
+    """With what the asynchronous twin of it has after its first paragraph, which is like its own.
+
+    What refers to something else has a link to it, or to the synchronous twin of that.
+    """
     see = _SEE.search(text)
     if see is None:
         return text
+    own, after = text[: see.start()].removesuffix("."), text[see.end() :]
     target = _find(see[1], public)
     if target is not None and target.is_class and not thing.is_class:
         target = _member(target, thing.name) or target
     if target is None or target.docstring is None:
         raise LookupError(f"the docstring of {thing.path} refers to {see[1]}, which is not there")
-    own, after = text[: see.start()], text[see.end() :]
-    _, _, rest = target.docstring.value.partition("\n\n")
-    return f"{own.removesuffix('.')}.{after}\n\n{rest}"
+    if _name(target) == f"Async{_name(thing)}":
+        _, _, rest = target.docstring.value.partition("\n\n")
+        return f"{own}.{after}\n\n{rest}"
+    synchronous = not _name(thing).startswith("Async")
+    name = _name(target).removeprefix("Async") if synchronous else _name(target)
+    return f"{own}. See `{name}`.{after}"
+
+
+def _name(thing: griffe.Object) -> str:
+    """As callers know it: `Client`, or `Client.reserve`."""
+    owner = thing.parent
+    return f"{owner.name}.{thing.name}" if owner is not None and owner.is_class else thing.name
 
 
 def _find(name: str, public: _Public) -> griffe.Object | None:

@@ -153,10 +153,10 @@ class AsyncClient:
     def on(
         self, event: type[E], handler: Handler[E] | None = None
     ) -> Handler[E] | Callable[[Handler[E]], Handler[E]]:
-        """Call a handler with each event of a class, such as `icefarm.events.BoardFailed`.
+        """Call a handler, perhaps a coroutine function, with each event of a class.
 
-        Without a handler it is a decorator for one. A handler may be a coroutine function. They
-        are called one after the other; what one raises is logged.
+        The class is one of `FarmEvent`, such as `BoardFailed`. Without a handler it is a decorator
+        for one. They are called one after the other; what one raises is logged.
 
         Raises:
             InvalidRequestError: there is no such event, or the handler does not take one.
