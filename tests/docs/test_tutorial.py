@@ -8,13 +8,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
-from docs.page import Saved, Typed, steps
-from docs.terminal import Terminal
+from docs.reader import follow
 from support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -63,34 +61,4 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def test_the_tutorial_says_what_happens(
     inside: list[str], workspace: Path, environment: dict[str, str]
 ) -> None:
-    terminals: dict[str, Terminal] = {}
-    with ExitStack() as open_terminals:
-        for step in steps(PAGE):
-            if isinstance(step, Saved):
-                (workspace / step.name).write_text(step.text)
-                continue
-            if step.terminal not in terminals:
-                terminals[step.terminal] = open_terminals.enter_context(
-                    Terminal(inside, workspace, environment)
-                )
-            do(step, terminals[step.terminal])
-
-
-def do(step: Typed, terminal: Terminal) -> None:
-    """Type it, or press Ctrl-C, and compare what the terminal shows with the page."""
-    where = f"{PAGE.name}:{step.line}: {step.text or 'Ctrl-C'}"
-    if step.text is None:
-        terminal.press_ctrl_c()
-    elif step.text:
-        terminal.type(step.text)
-    if step.goes_on:
-        as_shown = terminal.wait_for(step.pattern) and terminal.exit_code is None
-        output = terminal.output
-    else:
-        terminal.wait_for_prompt()
-        output = terminal.output.removeprefix("^C").removeprefix("\n")
-        as_shown = not step.shown or step.pattern.fullmatch(output) is not None
-    if not as_shown:
-        pytest.fail(f"{where} shows\n{output}\ninstead of\n{step.shown}", pytrace=False)
-    if terminal.exit_code and not step.may_fail:
-        pytest.fail(f"{where} ends with {terminal.exit_code}:\n{output}", pytrace=False)
+    follow(PAGE, workspace, environment, inside)
