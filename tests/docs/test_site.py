@@ -144,3 +144,10 @@ def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
         assert fetched.search(page.read_text()) is None, page
     # The theme's own script would fetch what draws diagrams.
     assert not any('class="mermaid"' in page.read_text() for page in pages)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_from_outside_the_site_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text()
+    for link in re.findall(r"\]\(([^)#]+)", text):
+        assert link.startswith("https://") or (ROOT / link).exists(), f"{name} links to {link}"
