@@ -1,6 +1,7 @@
 """Writes the reference of topics and messages from the contract in `icefarm_schemas`."""
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -146,7 +147,9 @@ def _meaning(kind: type[StrEnum], word: StrEnum) -> str:
     """What stands below a member; Python itself forgets it."""
     module = kind.__module__.partition(".")[2]
     docstring = _SOURCE[f"{module}.{kind.__name__}.{word.name}"].docstring
-    return " ".join(docstring.value.split()) if docstring else ""
+    if docstring is None:
+        raise PluginError(f"{kind.__name__}.{word.name} has no docstring below it")
+    return " ".join(docstring.value.split())
 
 
 def _fields(kind: type[Message]) -> str:
@@ -163,7 +166,7 @@ def _fields(kind: type[Message]) -> str:
 
 def _default(field: dict[str, Any]) -> str:
     default = field.get("default")
-    return "" if default in (None, [], {}) else f"`{default}`"
+    return "" if default is None else f"`{json.dumps(default)}`"
 
 
 def _type(field: dict[str, Any]) -> str:
