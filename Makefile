@@ -77,9 +77,9 @@ $(CURDIR)/$(VENV)-tools/bin/uv:
 programs:
 	@$(call need,mosquitto mosquitto_pub iceunpack icebox_vlog iverilog,mosquitto mosquitto-clients fpga-icestorm iverilog)
 
-# For clocks that jump and networks that are cut.
+# For clocks that jump, networks that are cut, and the tutorial.
 fault-programs:
-	@$(call need,faketime ip nsenter setpriv,faketime iproute2 util-linux)
+	@$(call need,faketime ip nsenter setpriv unshare pkill,faketime iproute2 util-linux procps)
 
 # For machines that are emulated with a kernel of their own (tests/kernel, and a benchmark). They
 # cannot write to this machine's files, so without bytecode each start of Python there would compile

@@ -42,7 +42,15 @@ def inside(tmp_path: Path) -> Iterator[list[str]]:
 def workspace(tmp_path: Path) -> Path:
     """The repository's folder, so that what the reader saves does not get into the real one."""
     for path in ROOT.iterdir():
-        (tmp_path / path.name).symlink_to(path)
+        if path.name != ".venv":
+            (tmp_path / path.name).symlink_to(path)
+    # `make install` finds it new: there is no registry here, and other tests use what is in it.
+    environment = tmp_path / ".venv"
+    environment.mkdir()
+    for path in (ROOT / ".venv").iterdir():
+        if path.name != "installed":
+            (environment / path.name).symlink_to(path)
+    (environment / "installed").touch()
     return tmp_path
 
 
