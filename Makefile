@@ -1,4 +1,4 @@
-# The whole workflow: make demo, up, test, faults, lint, bench, circuits, lock. Each installs what it needs.
+# The whole workflow: make demo, up, test, faults, lint, docs, bench, circuits, lock. Each installs what it needs.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +14,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Where Debian puts mosquitto.
 export PATH := $(PATH):/usr/sbin
 
-.PHONY: demo up test test-kernel test-others faults fault-programs kernel-programs lint bench bench-profile circuits install programs lock clean
+.PHONY: demo up test test-kernel test-others faults fault-programs kernel-programs lint docs bench bench-profile circuits install programs lock clean
 
 demo: install
 	$(BIN)/icefarm demo
@@ -45,6 +45,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site is for any web server, and its pages can be opened as files. MkDocs 2 is no warning of ours.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: install kernel-programs
 	$(BIN)/python -m benchmarks
 
@@ -73,9 +77,9 @@ $(CURDIR)/$(VENV)-tools/bin/uv:
 programs:
 	@$(call need,mosquitto mosquitto_pub iceunpack icebox_vlog iverilog,mosquitto mosquitto-clients fpga-icestorm iverilog)
 
-# For clocks that jump and networks that are cut.
+# For clocks that jump, networks that are cut, and the tutorial.
 fault-programs:
-	@$(call need,faketime ip nsenter setpriv,faketime iproute2 util-linux)
+	@$(call need,faketime ip nsenter setpriv unshare pkill,faketime iproute2 util-linux procps)
 
 # For machines that are emulated with a kernel of their own (tests/kernel, and a benchmark). They
 # cannot write to this machine's files, so without bytecode each start of Python there would compile
@@ -109,4 +113,4 @@ lock: | $(UV)
 	  --output-file benchmarks/labgrid.lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-tools $(VENV)-labgrid
+	rm -rf $(VENV) $(VENV)-tools $(VENV)-labgrid build

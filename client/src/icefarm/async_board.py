@@ -27,7 +27,8 @@ class AsyncHeldBoard:
     ) -> None:
         self._reservation, self._holding = reservation, holding
         self._key = (agent, name)
-        self.agent, self.name = agent, name
+        self.agent = agent
+        self.name = name
 
     def __str__(self) -> str:
         return self.name

@@ -91,6 +91,7 @@ class AsyncClient:
         try:
             self._address = BrokerAddress.find(farm)
             self.name = check_name(self._address.user or name or _own_name())
+            """Who this client is in the farm."""
         except ValueError as error:
             raise InvalidRequestError(str(error)) from error
         except (KeyError, OSError) as error:
@@ -152,10 +153,10 @@ class AsyncClient:
     def on(
         self, event: type[E], handler: Handler[E] | None = None
     ) -> Handler[E] | Callable[[Handler[E]], Handler[E]]:
-        """Call a handler with each event of a class, such as `icefarm.events.BoardFailed`.
+        """Call a handler, perhaps a coroutine function, with each event of a class.
 
-        Without a handler it is a decorator for one. A handler may be a coroutine function. They
-        are called one after the other; what one raises is logged.
+        The class is one of `FarmEvent`, such as `BoardFailed`. Without a handler it is a decorator
+        for one. They are called one after the other; what one raises is logged.
 
         Raises:
             InvalidRequestError: there is no such event, or the handler does not take one.
@@ -298,7 +299,8 @@ class AsyncClient:
         Where one that is named cannot be extended, none is.
 
         Raises:
-            ReservationEndedError, NoSuchReservationError, NotHolderError, LimitExceededError.
+            ReservationEndedError, NoSuchReservationError, NotHolderError: one is not yours (now).
+            LimitExceededError: the lease would be too long.
         """
         chosen = selection(reservations, boards, everything)
         return await self._request(
@@ -317,7 +319,7 @@ class AsyncClient:
         be given back, none is.
 
         Raises:
-            ReservationEndedError, NoSuchReservationError, NotHolderError.
+            ReservationEndedError, NoSuchReservationError, NotHolderError: one is not yours (now).
         """
         chosen = selection(reservations, boards, everything)
         return await self._request(Operation.RELEASE, make(ReleaseRequest, **chosen))
@@ -334,7 +336,7 @@ class AsyncClient:
 
         Raises:
             NoSuchBehaviourError: a board does not offer it.
-            ReservationEndedError, NoSuchReservationError, NotHolderError.
+            ReservationEndedError, NoSuchReservationError, NotHolderError: one is not yours (now).
         """
         chosen = selection(reservations, boards, everything)
         request = make(ChangeRequest, **chosen, behaviour=behaviour, arguments=arguments or {})

@@ -23,7 +23,8 @@ class HeldBoard:
 
     def __init__(self, reservation: "Reservation", board: AsyncHeldBoard) -> None:
         self._reservation, self._board = reservation, board
-        self.agent, self.name = board.agent, board.name
+        self.agent = board.agent
+        self.name = board.name
 
     def __str__(self) -> str:
         return self.name

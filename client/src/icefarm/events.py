@@ -37,7 +37,14 @@ class BoardsAvailable:
 
 @dataclass(frozen=True)
 class BoardReady:
-    """A board of yours does what it was reserved for, at first or again."""
+    """A board of yours does what it was reserved for, at first or again.
+
+    Attributes:
+        reservation: the id of yours that it is about.
+        board: the board's name.
+        agent: the machine that it is plugged into.
+        behaviour: what it does.
+    """
 
     reservation: str
     board: str
@@ -50,6 +57,11 @@ class BoardUnbound:
     """A board of yours does no longer what it did.
 
     Its reservation is over, its behaviour is being changed, or its agent is being stopped.
+
+    Attributes:
+        reservation: the id of yours that it is about.
+        board: the board's name.
+        agent: the machine that it is plugged into.
     """
 
     reservation: str
@@ -62,6 +74,9 @@ class BoardFailed:
     """A board was taken out of your reservation, which goes on with the others.
 
     Attributes:
+        reservation: the id of yours that it is about.
+        board: the board's name.
+        agent: the machine that it is plugged into.
         reason: it broke, was unplugged, or its agent is gone.
         detail: what is wrong with it, where that is known.
     """
@@ -75,7 +90,13 @@ class BoardFailed:
 
 @dataclass(frozen=True)
 class AgentStopping:
-    """An agent is being stopped, and with it boards of yours."""
+    """An agent is being stopped, and with it boards of yours.
+
+    Attributes:
+        reservation: the id of yours that it is about.
+        agent: its name.
+        boards: the names of those boards.
+    """
 
     reservation: str
     agent: str
@@ -84,7 +105,12 @@ class AgentStopping:
 
 @dataclass(frozen=True)
 class ReservationExpiring:
-    """The lease of your reservation ends soon, at `expires_at`, unless it is extended."""
+    """The lease of your reservation ends soon, unless it is extended.
+
+    Attributes:
+        reservation: the id of yours that it is about.
+        expires_at: when, in UTC.
+    """
 
     reservation: str
     expires_at: datetime
@@ -92,7 +118,12 @@ class ReservationExpiring:
 
 @dataclass(frozen=True)
 class ReservationEnded:
-    """Your reservation is over, though you did not release it here."""
+    """Your reservation is over, though you did not release it here.
+
+    Attributes:
+        reservation: the id of yours that it is about.
+        reason: why, such as expired, or that its last board was lost.
+    """
 
     reservation: str
     reason: EndReason

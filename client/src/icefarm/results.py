@@ -45,6 +45,8 @@ class Result:
     Attributes:
         index: the bitstream's place among those that were given, from 0.
         bitstream: its path as it was given, or `bitstream N`.
+        board: the name of the board that it was measured on.
+        agent: the machine that the board is plugged into.
         pulses: rising edges in one second (behaviour `pulsecount`).
         variance: sum of absolute differences of consecutive readings over their count (behaviour
             `variance`).

@@ -30,8 +30,16 @@ from icefarm_schemas.topics import (
 class Board:
     """A board of the farm, as its agent reports it.
 
-    `status` is one of preparing, available, starting, ready, cleaning, broken, or away when its
-    agent is. `detail` says why it is broken.
+    Attributes:
+        name: what it is called.
+        agent: the machine that it is plugged into.
+        product: what kind of board it is, such as pico-ice.
+        status: preparing, available, starting, ready, cleaning, broken, or away when its agent is.
+        behaviours: what it can do.
+        labels: what the farm's keepers say of it, to choose boards by.
+        behaviour: what it does now.
+        reservation: the id of the one that it is in.
+        detail: why it is broken, and what to do.
     """
 
     name: str
@@ -47,7 +55,14 @@ class Board:
 
 @dataclass(frozen=True)
 class Agent:
-    """An agent of the farm: a machine with boards."""
+    """An agent of the farm: a machine with boards.
+
+    Attributes:
+        name: what it is called, as in its boards' `agent`.
+        online: whether it is connected to the broker.
+        version: of its software; None where it has not told.
+        boards: how many it has.
+    """
 
     name: str
     online: bool

@@ -130,9 +130,11 @@ class FailureReason(StrEnum):
     """Why a device was taken out of a reservation."""
 
     BROKEN = "broken"
+    """It does not do what it should."""
     GONE = "gone"
     """It was unplugged, or its agent does not have it any more."""
     AGENT_GONE = "agent_gone"
+    """The machine that it is plugged into has not come back in time."""
 
 
 class DeviceFailed(Message):

@@ -15,16 +15,23 @@ class What(StrEnum):
     """What happened to a reservation."""
 
     QUEUED = "queued"
+    """It waits for devices."""
     ACTIVE = "active"
+    """It has its devices."""
     EXTENDED = "extended"
+    """Its lease ends later."""
     CHANGED = "changed"
+    """Its devices do something else."""
     TAKEN_OVER = "taken_over"
+    """Another session of its client has it."""
     RETURNED = "returned"
     """Some of its devices were given back; it goes on with the others."""
     DEVICE_LOST = "device_lost"
+    """One of its devices went away or broke."""
     EXPIRING = "expiring"
     """Its holder was warned."""
     ENDED = "ended"
+    """It is over."""
 
 
 class HistoryRequest(Message):

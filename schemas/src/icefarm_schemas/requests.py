@@ -37,19 +37,28 @@ class Operation(StrEnum):
     """The last level of a request's topic."""
 
     RESERVE = "reserve"
+    """Take boards, or queue for them."""
     EXTEND = "extend"
+    """Let leases end later."""
     RELEASE = "release"
+    """Give boards back."""
     CHANGE = "change"
+    """Let boards do something else while they stay reserved."""
     TAKE_OVER = "take_over"
+    """Become the session that hears of reservations."""
     HISTORY = "history"
+    """Ask what happened."""
     USAGE = "usage"
+    """Ask how long boards were held."""
 
 
 class OnSessionEnd(StrEnum):
     """What the end of the session that made a reservation means for it."""
 
     RELEASE = "release"
+    """Its boards are given back."""
     KEEP = "keep"
+    """It goes on until it is released, or its lease ends."""
 
 
 def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ class Presence(StrEnum):
     """Whether a process is there. The broker itself says `offline`, by the process's will."""
 
     ONLINE = "online"
+    """It is connected to the broker."""
     OFFLINE = "offline"
+    """It has ended, or has lost the broker."""
 
 
 class ControlState(Message):
@@ -140,15 +142,20 @@ class ReservationStatus(StrEnum):
     QUEUED = "queued"
     """Waiting for devices; `position` is 1 for the one that is next."""
     ACTIVE = "active"
+    """It has its devices, until its lease ends."""
     ENDED = "ended"
+    """It is over; `reason` says why."""
 
 
 class EndReason(StrEnum):
     """Why a reservation ended."""
 
     RELEASED = "released"
+    """Its holder gave it back."""
     EXPIRED = "expired"
+    """Its lease ended, and nobody extended it."""
     SESSION_GONE = "session_gone"
+    """The process that held it is gone."""
     NOT_SERVED = "not_served"
     """It waited in the queue for as long as it was ready to."""
     DEVICES_LOST = "devices_lost"
