@@ -77,7 +77,7 @@ class Workload:
                     "begun",
                     run=self._run,
                     reservation=held.id,
-                    boards=held.boards,
+                    boards=[board.name for board in held],
                     evaluations=len(wanted),
                 )
                 for result in held.evaluate(self._sources([path for path, _ in wanted])):

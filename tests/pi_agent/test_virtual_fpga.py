@@ -463,13 +463,13 @@ def test_a_simulation_has_a_time_limit() -> None:
         await simulator.waveform(image("silent"))
         (pid,) = simulator.worker_pids
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(BitstreamError, match="time limit of 3 s"):
+        with pytest.raises(BitstreamError, match="time limit of 6 s"):
             await simulator.waveform(image("noise"))
         assert not alive(pid)
         # The failure was the machine's, not the bitstream's, so it is not remembered.
         assert (await simulator.waveform(image("noise"))).exact
 
-    use(work, time_limit=3.0)
+    use(work, time_limit=6.0)
 
 
 def test_workers_die_with_their_parent_even_if_it_is_killed() -> None:
