@@ -1,5 +1,6 @@
 """Scripts for the older `icefarm` package, on a farm of this one."""
 
+import asyncio
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import TypeVar
 import pytest
 from support.local_farm import a_farm
 from support.processes import Processes
+from support.stream_agent import StreamAgent
 from support.waiting import until
 
 import icefarm
@@ -35,6 +37,7 @@ from icefarm.legacy import (
 from icefarm.legacy import EvaluationFailed as Failed
 from icefarm.legacy.address import farm_of
 from icefarm_broker.mosquitto import Mosquitto, free_port
+from icefarm_schemas import DeviceStatus
 
 OLD_IMPORT = "from icefarm.client.drivers import PulseCountClient\n"
 NEW_IMPORT = "from icefarm.legacy import PulseCountClient\n"
@@ -171,13 +174,16 @@ def test_an_old_script_runs_with_one_changed_line(tmp_path: Path, circuits: Path
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("ending", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)]
+)
 def test_a_script_that_is_ended_gives_its_boards_back(
     farm: Processes,
     watcher: icefarm.Client,
     circuits: Path,
     tmp_path: Path,
     ending: signal.Signals,
+    status: int,
 ) -> None:
     path = tmp_path / "endless.py"
     path.write_text(changed(ENDLESS))
@@ -192,7 +198,7 @@ def test_a_script_that_is_ended_gives_its_boards_back(
         assert process.stdout is not None
         assert process.stdout.readline().endswith(" 1000\n")
         process.send_signal(ending)
-        assert process.wait(20) in (-signal.SIGINT, 1, 130, 143)
+        assert process.wait(20) == status
     # Far sooner than a client that is lost is given up.
     until(lambda: all_available(watcher), timeout=20)
 
@@ -260,7 +266,7 @@ def test_what_gives_no_value_says_so(
             assert result.value is Failed
             assert isinstance(result.error, kind)
             with pytest.raises(TypeError):
-                float(result.value)
+                float(result[2])
         with pytest.raises(icefarm.InvalidRequestError, match=r"absent\.bin") as caught:
             list(client.evaluateBitstreams([good, tmp_path / "absent.bin"]))
         assert isinstance(caught.value.__cause__, FileNotFoundError)
@@ -282,7 +288,7 @@ def test_what_is_ended_meanwhile_fails_and_the_rest_goes_on(
         [held] = [r for r in same.reservations() if r.devices[0].device == first]
         same.release(held.reservation)
         seen += results
-        until(lambda: client.getSerials() == [second])
+        assert client.getSerials() == [second]
         assert client.end([first, second]) == [second]
     assert [r.value for r in seen if r.serial == second] == [1000] * 30
     failed = [r for r in seen if r.serial == first and r.value is Failed]
@@ -301,7 +307,7 @@ def test_boards_are_waited_for(
         connected(PulseCountClient, mosquitto.url) as client,
         watcher.reserve(3) as taken,
     ):
-        assert client.available() == 1
+        until(lambda: client.available() == 1)
         assert len(client.availableDevices() or ()) == 1
         with pytest.raises(icefarm.NotAvailableError):
             client.reserve(2)
@@ -345,11 +351,27 @@ def test_what_the_farm_refuses_is_logged_and_false(
         serials = client.reserve(1)
         farm.kill("control")
         assert client.extendAll() is False
-        assert client.end(serials) is False
         assert client.getSerials() == serials
-        assert "cannot extend bench-" in caplog.text
-        assert "control process is not running" in caplog.text
-        farm.control()
+    assert "cannot extend bench-" in caplog.text
+    assert "control process is not running" in caplog.text
+
+
+def test_without_control_nothing_is_available(
+    mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(PulseCountClient, mosquitto.url) as client:
+        assert client.available() is False
+        assert "cannot tell how many boards are free: the farm's control" in caplog.text
+        with pytest.raises(icefarm.ControlOfflineError):
+            client.reserve(1)
+
+
+def test_a_farm_that_is_not_there_is_told_at_once() -> None:
+    with (
+        pytest.raises(icefarm.FarmUnreachableError, match=r"127\.0\.0\.1"),
+        connected(PulseCountClient, f"mqtt://127.0.0.1:{free_port()}"),
+    ):
+        pytest.fail("connected to nothing")
 
 
 def test_handlers_are_told_of_events(
@@ -395,10 +417,41 @@ def test_handlers_are_told_of_events(
         assert held is not None
         with icefarm.Client(mosquitto.url, name="an old script") as same:
             same.release(held)
-        until(lambda: ("end", second) in told)
+        until(lambda: client.getSerials() == [])
+        assert ("end", second) in told
         until(lambda: ("available", 4) in told)
     assert told[-1] == ("exit",)
     assert "event results of" in caplog.text
+
+
+async def test_handlers_are_told_of_a_board_that_fails(
+    agent: StreamAgent, mosquitto: Mosquitto
+) -> None:
+    told: list[tuple[str, str]] = []
+
+    class Handler(DefaultBaseEventHandler):
+        def handleFailure(self, serial: str) -> None:
+            told.append(("failure", serial))
+
+        def handleReservationEnd(self, serial: str) -> None:
+            told.append(("end", serial))
+
+    def use() -> None:
+        with connected(PulseCountClient, mosquitto.url) as client:
+            client.addEventHandler(Handler(client.server))
+            assert client.reserveSpecific(["a", "b"], kind="serial") == ["a", "b"]
+            loop.call_soon_threadsafe(reserved.set)
+            until(lambda: ("failure", "a") in told)
+            assert client.getSerials() == ["b"]
+            assert client.end(["a"]) == []
+            assert client.end({"a", "b"}) == ["b"]
+        assert told == [("failure", "a"), ("end", "b")]
+
+    loop, reserved = asyncio.get_running_loop(), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(asyncio.to_thread(use))
+        await reserved.wait()
+        await agent.report("a", DeviceStatus.BROKEN)
 
 
 def test_a_handler_is_called_for_what_it_registered() -> None:

@@ -63,7 +63,9 @@ class LegacyClient:
         self._farm.__enter__()
         self._is_open = True
         atexit.register(self.stop)
-        logger.info("using the farm at %s as %r, for %s", self._farm.address, self.name, url)
+        logger.info(
+            "using the farm at %s as %r, for %s", self._farm._client._address, self.name, url
+        )
 
     def _listen(self) -> None:
         """Make the older events of those that the farm tells."""
@@ -96,6 +98,10 @@ class LegacyClient:
 
     def getSerials(self) -> list[str]:
         """The names of the boards that are held."""
+        # Nobody is told when a program of the same name gives them back.
+        over = self._farm._client._view.ended
+        ended = [serial for serial, held in list(self._held.items()) if held.id in over]
+        self._drop(ended, "reservation end")
         return list(self._held)
 
     def removeSerial(self, serial: str) -> bool:
@@ -281,10 +287,10 @@ class LegacyClient:
     def _by_reservation(self, serials: Iterable[str]) -> dict[Reservation, list[str]]:
         """Those that are held, by reservation."""
         found: dict[Reservation, list[str]] = defaultdict(list)
-        held = dict(self._held)
+        held = self.getSerials()
         for serial in serials:
             if serial in held:
-                found[held[serial]].append(serial)
+                found[self._held[serial]].append(serial)
         return found
 
     def _serials_of(self, reservation: str) -> list[str]:
