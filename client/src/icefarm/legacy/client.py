@@ -40,7 +40,14 @@ Serials = list[str] | Literal[False]
 
 
 class LegacyClient:
-    """What both clients do."""
+    """What both clients do.
+
+    Attributes:
+        url: what the script gave.
+        name: who this client is in the farm.
+        logger: what the script gave.
+        server: for the constructors of handlers.
+    """
 
     _kind: ClassVar[str]
     _evaluation: ClassVar[type[Evaluation]]

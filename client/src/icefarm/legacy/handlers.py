@@ -40,6 +40,9 @@ class AbstractEventHandler:
     """Calls its methods that `register` marked, also as a subclass overrides them.
 
     An event that lacks one of the contents that a method wants is not given to it.
+
+    Attributes:
+        event_server: of the client that it was added to.
     """
 
     def __init__(self, event_server: "EventServer") -> None:
@@ -77,7 +80,11 @@ class DefaultBaseEventHandler(AbstractEventHandler):
 
 
 class LoggerEventHandler(AbstractEventHandler):
-    """Logs every event."""
+    """Logs every event.
+
+    Attributes:
+        logger: where it logs.
+    """
 
     def __init__(self, event_server: "EventServer", logger: Logger) -> None:
         super().__init__(event_server)

@@ -11,8 +11,14 @@ class VarMaxClient(LegacyClient):
     """Reserves boards that measure the variance of a signal; otherwise a `PulseCountClient`.
 
     Args:
-        url, client_name, logger, log_events: see there.
+        url: see there, as for the next three.
+        client_name: who you are, where the broker asks for no login.
+        logger: is told what goes wrong, and which farm is used.
+        log_events: log every event.
         send_waveform: have the readings, too, with each variance.
+
+    Attributes:
+        send_waveform: what was given; `reserve` takes it where it is not told otherwise.
     """
 
     _kind = "variance"
