@@ -40,14 +40,7 @@ Serials = list[str] | Literal[False]
 
 
 class LegacyClient:
-    """What both clients do.
-
-    Attributes:
-        url: what the script gave.
-        name: who this client is in the farm.
-        logger: what the script gave.
-        server: for the constructors of handlers.
-    """
+    """What both clients do."""
 
     _kind: ClassVar[str]
     _evaluation: ClassVar[type[Evaluation]]
@@ -59,11 +52,16 @@ class LegacyClient:
             DeprecationWarning,
             stacklevel=3,
         )
-        self.url, self.logger = url, logger
+        self.url = url
+        """As the script gave it."""
+        self.logger = logger
+        """As the script gave it."""
         self.server = EventServer()
+        """For the constructors of handlers."""
         self._held: dict[str, Reservation] = {}
         self._farm = Client(farm_of(url), name=client_name)
         self.name = self._farm.name
+        """Who this client is in the farm."""
         if log_events:
             self.addEventHandler(LoggerEventHandler(self.server, logger))
         self._listen()

@@ -16,11 +16,6 @@ _Item = TypeVar("_Item")
 class Evaluation:
     """A bitstream and the boards that measure it.
 
-    Attributes:
-        serials: the names of the boards.
-        filepath: the bitstream's file.
-        id: tells this evaluation from all others.
-
     Raises:
         ValueError: no board is named.
     """
@@ -28,10 +23,13 @@ class Evaluation:
     def __init__(self, serials: str | Iterable[str], filepath: Path) -> None:
         # The older package took a string for its letters, while its guide gave one serial so.
         self.serials = frozenset([serials] if isinstance(serials, str) else serials)
+        """The names of the boards."""
         if not self.serials:
             raise ValueError(f"an evaluation of {filepath} names no board")
         self.filepath = filepath
+        """The bitstream's file."""
         self.id = str(uuid.uuid4())
+        """Tells this evaluation from all others."""
 
     def __str__(self) -> str:
         return f"{self.filepath} on {', '.join(sorted(self.serials))}"
@@ -53,19 +51,17 @@ class Result(tuple[str, Any, Any]):
     """One bitstream on one board, to be unpacked as up to 0.1.15, or read by name as in 0.1.16.
 
     As a tuple it is the board, the evaluation (of `evaluateBitstreams`, its path) and the value.
-
-    Attributes:
-        serial: the board's name.
-        evaluation: what was evaluated.
-        value: pulses (an int), variance (a float), `[variance, readings]` where the waveform was
-            asked for, or `EvaluationFailed`.
-        error: why it failed, else None.
     """
 
     serial: str
+    """The board's name."""
     evaluation: Evaluation
+    """What was evaluated."""
     value: Any
+    """Pulses (an int), variance (a float), `[variance, readings]` where the waveform was asked for,
+    or `EvaluationFailed`."""
     error: FarmError | None
+    """Why it failed, else None."""
 
     def __new__(
         cls,

@@ -12,18 +12,15 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 @dataclass
 class Event:
-    """Something that happened to a board.
-
-    Attributes:
-        serial: the board's name, or "meta" where no single one is concerned.
-        event: its kind: `initialized`, `failure`, `reservation ending soon`, `reservation end`,
-            `results` or `devices_available`.
-        contents: its facts by name; all have `event` and `serial`.
-    """
+    """Something that happened to a board."""
 
     serial: str
+    """The board's name, or "meta" where no single one is concerned."""
     event: str
+    """Its kind: `initialized`, `failure`, `reservation ending soon`, `reservation end`,
+    `results` or `devices_available`."""
     contents: dict[str, Any]
+    """Its facts by name; all have `event` and `serial`."""
 
 
 def register(channel: str, *args: str) -> Callable[[_Method], _Method]:
@@ -40,13 +37,11 @@ class AbstractEventHandler:
     """Calls its methods that `register` marked, also as a subclass overrides them.
 
     An event that lacks one of the contents that a method wants is not given to it.
-
-    Attributes:
-        event_server: of the client that it was added to.
     """
 
     def __init__(self, event_server: "EventServer") -> None:
         self.event_server = event_server
+        """Of the client that it was added to."""
 
     def exit(self) -> None:
         """Called when the client stops."""
@@ -80,15 +75,12 @@ class DefaultBaseEventHandler(AbstractEventHandler):
 
 
 class LoggerEventHandler(AbstractEventHandler):
-    """Logs every event.
-
-    Attributes:
-        logger: where it logs.
-    """
+    """Logs every event."""
 
     def __init__(self, event_server: "EventServer", logger: Logger) -> None:
         super().__init__(event_server)
         self.logger = logger
+        """Where it logs."""
 
     def handleEvent(self, event: Event) -> None:
         """Log it."""

@@ -16,9 +16,6 @@ class VarMaxClient(LegacyClient):
         logger: is told what goes wrong, and which farm is used.
         log_events: log every event.
         send_waveform: have the readings, too, with each variance.
-
-    Attributes:
-        send_waveform: what was given; `reserve` takes it where it is not told otherwise.
     """
 
     _kind = "variance"
@@ -34,6 +31,7 @@ class VarMaxClient(LegacyClient):
     ) -> None:
         super().__init__(url, client_name, logger, log_events)
         self.send_waveform = send_waveform
+        """What `reserve` does where it is not told otherwise."""
 
     def reserve(
         self,
