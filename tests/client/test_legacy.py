@@ -132,6 +132,7 @@ def all_available(client: icefarm.Client) -> bool:
     return all(board.status == "available" for board in client.boards())
 
 
+@pytest.mark.timeout(300)
 def test_an_old_script_runs_with_one_changed_line(tmp_path: Path, circuits: Path) -> None:
     port = free_port()
     url = f"mqtt://127.0.0.1:{port}"
