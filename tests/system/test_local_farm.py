@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+from support.local_farm import a_farm
 from support.processes import script
-from support.recorder import Recorder
 from support.waiting import until
 
 import icefarm
@@ -25,36 +25,6 @@ def processes_on(text: str) -> list[str]:
         if text in command:
             found.append(command)
     return found
-
-
-@contextmanager
-def a_farm(directory: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`icefarm up`, when it says that it is ready."""
-    output = directory / "up.txt"
-    with output.open("wb") as file:
-        up = subprocess.Popen(
-            [
-                script("icefarm"),
-                "up",
-                f"--port={port}",
-                f"--directory={directory}",
-                "--speed=20",
-                *options,
-            ],
-            stdout=file,
-            stderr=file,
-        )
-    try:
-        until(lambda: up.poll() is not None or "The farm is ready" in output.read_text())
-        assert up.poll() is None, output.read_text()
-        recorder = Recorder(f"mqtt://127.0.0.1:{port}")
-        yield up
-        recorder.stop()
-    finally:
-        if up.poll() is None:
-            up.send_signal(signal.SIGINT)
-            up.wait(60)
-        print(output.read_text())
 
 
 def test_up_runs_a_farm_until_two_quick_interrupts(tmp_path: Path) -> None:
