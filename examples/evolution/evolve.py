@@ -10,9 +10,10 @@ is who comes nearest to 3,000. Needs icepack and iceunpack (Debian: fpga-icestor
 import json
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 from genome import Design, Genome, cross, mutate
@@ -39,37 +40,51 @@ class Measured:
     """When the result came, in seconds since 1970."""
 
 
-def fitness_of(pulses: int | None, target: int) -> float:
-    """From 0, for a silent circuit or an error, to 1, for exactly the target."""
-    return min(pulses, target) / max(pulses, target) if pulses else 0.0
+class Evolution:
+    """Makes the circuits, each generation from what was measured of the one before."""
 
+    def __init__(self, generations: int, population: int, target: int, seed: int) -> None:
+        self._generations, self._population, self._target = generations, population, target
+        self._rng = random.Random(seed)
+        self._genomes: list[Genome] = []
+        self._measured: list[Measured] = []
 
-def measure(
-    boards: icefarm.Reservation,
-    design: Design,
-    population: list[Genome],
-    generation: int,
-    target: int,
-    results: TextIO,
-) -> list[Measured]:
-    """Measure each circuit of a generation once, on whichever board is free."""
-    bitstreams = (design.bitstream(genome) for genome in population)
-    measured = []
-    for result in boards.evaluate(bitstreams):
-        one = Measured(
+    def bitstreams(self) -> Iterator[bytes | None]:
+        """All circuits of all generations; None while the next ones cannot be made yet."""
+        design, ancestor = Design.of(_ANCESTOR)
+        circuits = [mutate(ancestor, self._rng) for _ in range(self._population)]
+        for generation in range(self._generations):
+            if generation:
+                while len(self._measured) < len(self._genomes):
+                    yield None
+                circuits = breed(self._measured[-self._population :], self._rng)
+            self._genomes += circuits
+            for genome in circuits:
+                yield design.bitstream(genome)
+
+    def take(self, result: icefarm.Result) -> Measured:
+        """Judge a circuit by its result; one that has none is not fit at all."""
+        generation, circuit = divmod(result.index, self._population)
+        pulses, target = result.pulses, self._target
+        measured = Measured(
             generation,
-            result.index,
-            population[result.index],
+            circuit,
+            self._genomes[result.index],
             result.board,
-            result.pulses,
+            pulses,
             None if result.error is None else str(result.error),
-            fitness_of(result.pulses, target),
+            min(pulses, target) / max(pulses, target) if pulses else 0.0,
             time.time(),
         )
-        print(json.dumps(asdict(one)), file=results, flush=True)
-        measured.append(one)
-    # They came in the order in which boards were done; the same seed is to give the same run.
-    return sorted(measured, key=lambda one: one.circuit)
+        self._measured.append(measured)
+        return measured
+
+    def best(self, generation: int) -> Measured | None:
+        """The fittest of a generation; None until all of it is measured."""
+        members = [one for one in self._measured if one.generation == generation]
+        if len(members) < self._population:
+            return None
+        return max(members, key=lambda one: one.fitness)
 
 
 def breed(measured: list[Measured], rng: random.Random) -> list[Genome]:
@@ -77,7 +92,9 @@ def breed(measured: list[Measured], rng: random.Random) -> list[Genome]:
 
     Of circuits that are equally fit only one is a parent, or all would soon be one family.
     """
-    different = {one.fitness: one.genome for one in measured}
+    # They came in the order in which boards were done; the same seed is to give the same run.
+    in_order = sorted(measured, key=lambda one: one.circuit)
+    different = {one.fitness: one.genome for one in in_order}
     parents = [different[fitness] for fitness in sorted(different, reverse=True)[:_PARENTS]]
     children: list[Genome] = []
     while len(children) < len(measured) - 1:
@@ -100,26 +117,22 @@ def main(
     ] = None,
 ) -> None:
     """Breed a circuit that makes TARGET pulses a second."""
-    rng = random.Random(seed)
-    design, ancestor = Design.of(_ANCESTOR)
-    circuits = [mutate(ancestor, rng) for _ in range(population)]
-    # A client that has lost its network for a minute still has its boards.
+    evolution = Evolution(generations, population, target, seed)
     with (
         results.open("w") as file,
-        icefarm.Client(grace=90) as farm,
+        icefarm.Client() as farm,
         farm.reserve(boards, wait=600) as held,
     ):
-        for generation in range(generations):
-            began = time.monotonic()
-            measured = measure(held, design, circuits, generation, target, file)
-            best = max(measured, key=lambda one: one.fitness)
-            print(
-                f"generation {generation + 1:3}: {len(measured)} results in "
-                f"{time.monotonic() - began:.1f} s; the best makes {best.pulses} pulses, "
-                f"fitness {best.fitness:.4f}",
-                flush=True,
-            )
-            circuits = breed(measured, rng)
+        for result in held.evaluate(evolution.bitstreams()):
+            measured = evolution.take(result)
+            print(json.dumps(asdict(measured)), file=file, flush=True)
+            best = evolution.best(measured.generation)
+            if best is not None:
+                print(
+                    f"generation {best.generation + 1:3}: the best makes {best.pulses} pulses, "
+                    f"fitness {best.fitness:.4f}",
+                    flush=True,
+                )
     draw(results, picture, disturbances)
     print(f"{results} has all results, {picture} shows them")
 

@@ -31,7 +31,7 @@ def test_a_short_evolution(run_example: RunExample, tmp_path: Path) -> None:
         *("--generations", "3", "--population", "4", "--boards", "2"),
         *("--results", str(results), "--picture", str(picture)),
     )
-    assert said.count("4 results in") == 3
+    assert said.count("the best makes") == 3
     measured = read(results)
     assert len(measured) == 12
     assert {one["board"] for one in measured} == {"bench-1", "bench-2"}
