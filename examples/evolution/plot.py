@@ -31,7 +31,7 @@ def draw(results: Path, picture: Path, disturbances: Path | None = None) -> None
     for number, disturbance in enumerate(_read(disturbances) if disturbances else ()):
         began, ended = disturbance["began"] - start, disturbance["ended"] - start
         for axes in (upper, lower):
-            axes.axvspan(began, ended, color=_RED, alpha=0.15)
+            axes.axvspan(began, ended, color=_RED, alpha=0.2)
         # Above the axes, and above each other, as they may be close together.
         above, what = 1.02 + 0.07 * number, disturbance["what"]
         upper.text(began, above, what, color=_RED, transform=upper.get_xaxis_transform())
@@ -57,7 +57,7 @@ def _draw_fitness(axes: Axes, measured: list[dict[str, Any]], start: float) -> N
     axes.set_ylabel("fitness")
     axes.set_ylim(-0.03, 1.03)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
 
 
 def _draw_throughput(axes: Axes, times: list[float]) -> None:

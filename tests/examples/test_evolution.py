@@ -24,18 +24,23 @@ def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def test_a_short_evolution(run_example: RunExample, tmp_path: Path) -> None:
-    results, picture = tmp_path / "results.jsonl", tmp_path / "evolution.png"
-    said = run_example(
-        "evolution/evolve.py",
-        *("--generations", "3", "--population", "4", "--boards", "2"),
-        *("--results", str(results), "--picture", str(picture)),
-    )
-    assert said.count("the best makes") == 3
-    measured = read(results)
-    assert len(measured) == 12
-    assert {one["board"] for one in measured} == {"bench-1", "bench-2"}
-    assert picture.read_bytes().startswith(b"\x89PNG")
+def test_a_short_evolution_is_repeated_by_its_seed(run_example: RunExample, tmp_path: Path) -> None:
+    runs = []
+    for boards in ("2", "1"):
+        results, picture = tmp_path / f"{boards}.jsonl", tmp_path / f"{boards}.png"
+        said = run_example(
+            "evolution/evolve.py",
+            *("--generations", "3", "--population", "4", "--boards", boards),
+            *("--results", str(results), "--picture", str(picture)),
+        )
+        assert said.count("the best makes") == 3
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        measured = sorted(read(results), key=lambda one: (one["generation"], one["circuit"]))
+        assert len(measured) == 12
+        assert len({one["board"] for one in measured}) == int(boards)
+        runs.append([(one["genome"], one["pulses"], one["error"]) for one in measured])
+    # Whichever board was done first.
+    assert runs[0] == runs[1]
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ def disturbed_farm(database_url: str, tmp_path: Path) -> Iterator[DisturbedFarm]
             farm.stop()
 
 
-@pytest.mark.timeout(360)
+@pytest.mark.timeout(500)
 def test_320_results_through_a_broker_restart_and_a_minute_without_network(
     disturbed_farm: DisturbedFarm, tmp_path: Path
 ) -> None:
@@ -75,9 +80,9 @@ def test_320_results_through_a_broker_restart_and_a_minute_without_network(
         return len(read(results)) >= generation * POPULATION + POPULATION // 2
 
     try:
-        until(lambda: in_the_middle_of(5), "generation 5", timeout=60)
-        farm.restart_broker(lambda: "trying again" in farm.desk_log.read_text())
-        until(lambda: in_the_middle_of(10), "generation 10", timeout=60)
+        until(lambda: in_the_middle_of(5), "generation 5", timeout=120)
+        farm.restart_broker(lambda: farm.desk_log.read_text().count("trying again") >= 3)
+        until(lambda: in_the_middle_of(10), "generation 10", timeout=120)
         farm.cut_off(CUT, goes_on)
         assert evolution.wait(120) == 0, farm.desk_log.read_text()
     finally:
