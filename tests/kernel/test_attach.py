@@ -1,6 +1,8 @@
 """A board of the lab as a USB device of the desk, and every way in which that can end."""
 
 import random
+import sys
+from pathlib import Path
 
 import pytest
 from support.processes import script
@@ -16,6 +18,7 @@ from kernel.uf2 import firmware_image, uf2
 pytestmark = pytest.mark.timeout(240)  # Machines boot in some of it.
 
 S = DeviceStatus
+EXAMPLE = Path(__file__).parents[2] / "examples" / "usb_attach.py"
 
 
 def test_a_board_is_attached_used_and_detached(
@@ -38,6 +41,19 @@ def test_a_board_is_attached_used_and_detached(
     with agent.timed("the holder detaches and releases", board.serial):
         kept.release()
     assert agent.exported() == ""
+
+
+def test_the_example_reads_what_the_board_says(agent: Lab, user: Desk, board: Board) -> None:
+    with agent.timed("a script has attached and released its board", board.serial):
+        done = user.machine.run(
+            sys.executable, str(EXAMPLE), env=user.farm.environment, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    plugged_in, says, given_back = done.stdout.splitlines()
+    assert plugged_in == f"{board.serial} of lab is /dev/ttyACM0 now"
+    assert says.startswith("it says: default firmware")
+    assert given_back == "it is given back"
+    assert user.ports_in_use() == 0
 
 
 def test_a_board_is_flashed_through_its_attachment(
