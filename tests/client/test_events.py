@@ -60,6 +60,15 @@ async def test_each_event_reaches_its_handlers(farm: Processes, mosquitto: Mosqu
         assert isinstance(failed, icefarm.BoardFailed)
         assert (failed.board, failed.agent) == ("second-1", "second")
         await came(icefarm.BoardUnbound)
+        # Also when another process of the same user gives it back.
+        seen.clear()
+        again = await client.reserve(1)
+        async with icefarm.AsyncClient(mosquitto.url, name="ann") as her_other:
+            await her_other.release(again.id)
+        await came(icefarm.ReservationEnded)
+        assert of(icefarm.ReservationEnded) == [
+            icefarm.ReservationEnded(again.id, EndReason.RELEASED)
+        ]
         client.off(boards_available)
         seen.clear()
         # What somebody else gives back is available too, but nobody listens any more.

@@ -122,11 +122,11 @@ class ReservationEnded:
 
     Attributes:
         reservation: the id of yours that it is about.
-        reason: why, such as expired, or that its last board was lost.
+        reason: why, such as expired, or that its last board was lost; None where nobody knows.
     """
 
     reservation: str
-    reason: EndReason
+    reason: EndReason | None
 
 
 FarmEvent = (

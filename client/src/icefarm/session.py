@@ -18,6 +18,7 @@ from icefarm.errors import (
     from_error,
 )
 from icefarm.events import BoardsAvailable, from_message
+from icefarm.events import ReservationEnded as ReservationIsOver
 from icefarm.handlers import Handlers
 from icefarm.requests import make
 from icefarm.view import View
@@ -303,7 +304,8 @@ class Session:
 
     def _take(self, event: Event) -> None:
         happened = from_message(event)
-        if happened is not None:
+        is_known = isinstance(event, ReservationEnded) and event.reservation in self.view.ended
+        if happened is not None and not is_known:
             self._handlers.put(happened)
         follower = self._followed.get(event.reservation)
         match event:
@@ -374,6 +376,8 @@ class Session:
             try:
                 await self.take_over(reservation)
             except (ReservationEndedError, NoSuchReservationError) as error:
+                if reservation not in self.view.ended:
+                    self._handlers.put(ReservationIsOver(reservation, end_reason(error)))
                 self.view.end(reservation, end_reason(error))
             except FarmError as error:
                 log.info("the state of %s is not known yet: %s", reservation, error)

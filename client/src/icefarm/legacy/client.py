@@ -103,10 +103,6 @@ class LegacyClient:
 
     def getSerials(self) -> list[str]:
         """The names of the boards that are held."""
-        # Nobody is told when a program of the same name gives them back.
-        over = self._farm._client._view.ended
-        ended = [serial for serial, held in list(self._held.items()) if held.id in over]
-        self._drop(ended, "reservation end")
         return list(self._held)
 
     def removeSerial(self, serial: str) -> bool:
