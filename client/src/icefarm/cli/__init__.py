@@ -9,6 +9,7 @@ from icefarm.cli import (  # noqa: F401  (their commands)
     local,
     reservations,
     show,
+    watch,
 )
 from icefarm.cli.app import app
 
