@@ -165,9 +165,9 @@ def locate(farm: str | None = None) -> tuple[BrokerAddress, str]:
     Raises:
         InvalidRequestError: see `find_address`.
     """
-    named, by = farm, "the command"
-    if not named:
-        named, by = os.environ.get(URL_VARIABLE), f"the variable {URL_VARIABLE}"
+    named = farm or os.environ.get(URL_VARIABLE)
+    in_variable = named == os.environ.get(URL_VARIABLE)
+    by = f"the variable {URL_VARIABLE}" if in_variable else "the command"
     if named and "://" in named:
         return _parse(named), by
     configuration = read_configuration()

@@ -3,7 +3,9 @@
 from icefarm.cli import (  # noqa: F401  (their commands)
     attach,
     console,
+    doctor,
     evaluate,
+    farms,
     firmware,
     history,
     local,

@@ -29,10 +29,10 @@ def boards_table(boards: Iterable[Board]) -> Table:
     table = Table(
         Column("board", whole=True),
         Column("agent", spare=2),
-        Column("status"),
-        Column("behaviour", spare=1),
+        Column("status", least=10),
+        Column("behaviour", least=10, spare=1),
         Column("reservation", whole=True),
-        Column("product", spare=3),
+        Column("product", least=12, spare=3),
     )
     for board in boards:
         status = f"{board.status}: {board.detail}" if board.detail else board.status
@@ -67,8 +67,8 @@ def reservations_table(reservations: Iterable[ReservationState]) -> Table:
         Column("reservation", whole=True),
         Column("holder"),
         Column("time left", whole=True, right=True),
-        Column("does", spare=1),
-        Column("boards"),
+        Column("does", least=10, spare=1),
+        Column("boards", least=14),
     )
     for state in reservations:
         table.add(

@@ -12,8 +12,6 @@ from rich.console import Console
 from rich.style import Style
 
 _GAP = "  "
-_LEAST = 6
-"""Cells that a column which may be shortened keeps, unless it needs fewer."""
 _ANSI = ("standard", "256", "truecolor")
 
 
@@ -29,12 +27,14 @@ class Cell:
 class Column:
     """A column's title, and what becomes of it where a terminal is too narrow.
 
-    One that is whole is never shortened: names and ids, which are typed again. Those with the
-    highest `spare` are left out first, if shortening the others is not enough; 0 stays.
+    One that is whole is never shortened: names and ids, which are typed again; others keep the
+    `least` number of characters, as far as they have them. Where that is not enough, those with
+    the highest `spare` are left out first; 0 stays.
     """
 
     title: str
     whole: bool = False
+    least: int = 6
     spare: int = 0
     right: bool = False
 
@@ -104,7 +104,7 @@ class Table:
 
     def _least(self, widths: Sequence[int]) -> list[int]:
         return [
-            wide if column.whole else min(wide, max(_LEAST, cell_len(column.title)))
+            wide if column.whole else min(wide, max(column.least, cell_len(column.title)))
             for column, wide in zip(self.columns, widths, strict=True)
         ]
 
@@ -124,10 +124,15 @@ def _fit(cell: Cell, width: int, *, right: bool, coloured: bool) -> str:
     if length > width:
         text, length = set_cell_size(text, width - 1) + "…", width
     space = " " * (width - length)
-    if coloured and cell.colour and text:
-        style = Style.parse(cell.colour)
-        text = style.render(text, color_system=ColorSystem.STANDARD)
+    text = paint(text, cell.colour, coloured=coloured)
     return space + text if right else text + space
+
+
+def paint(text: str, colour: str, *, coloured: bool) -> str:
+    """A text in a colour, as Rich names it, or as it is."""
+    if not (coloured and colour and text):
+        return text
+    return Style.parse(colour).render(text, color_system=ColorSystem.STANDARD)
 
 
 def print_table(console: Console, table: Table) -> None:

@@ -15,7 +15,7 @@ from icefarm.cli.app import FarmOptions, Json, command, out, print_json
 from icefarm.cli.held import run
 from icefarm.cli.keys import pressed
 from icefarm.cli.show import agents_table, boards_table, in_order, reservations_table
-from icefarm.cli.tables import Table, takes_colour
+from icefarm.cli.tables import Table, paint, takes_colour
 from icefarm.errors import InvalidRequestError
 from icefarm.view import Agent, Board
 from icefarm_schemas import ReservationState
@@ -113,7 +113,7 @@ def screen(seen: Seen, width: int, height: int, *, coloured: bool) -> list[str]:
     trouble = _trouble(seen)
     lines = [headline[:width]]
     if trouble:
-        lines.append(f"\x1b[31m{trouble[:width]}\x1b[0m" if coloured else trouble[:width])
+        lines.append(paint(trouble[:width], "red", coloured=coloured))
     parts: list[tuple[str, Sequence[Any], Callable[[Any], Table]]] = [
         ("agents", seen.agents, agents_table),
         ("reservations", in_order(seen.reservations), reservations_table),
