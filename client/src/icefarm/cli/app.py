@@ -74,7 +74,7 @@ class FarmOptions:
 
     @property
     def _common(self) -> dict[str, Any]:
-        return {"name": self.name}
+        return {"name": self.name, "debug": self.debug}
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

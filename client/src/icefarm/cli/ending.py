@@ -1,13 +1,11 @@
 """How a command ends: exit codes, and whatever goes wrong as one line that says what to do."""
 
 import logging
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from types import FrameType
 from typing import NoReturn
 
 import typer
@@ -47,6 +45,7 @@ class ExitCode(IntEnum):
     SOME_FAILED = 5
     INTERRUPTED = 130
     TERMINATED = 143
+    """By SIGTERM, which a client turns into the end of its blocks (`icefarm.termination`)."""
 
 
 _NEXT: dict[type[FarmError], str] = {
@@ -109,18 +108,15 @@ def ending(*, debug: bool) -> Iterator[None]:
     else:
         # What is lost and found again is told by the command, where that matters.
         logging.basicConfig(level=logging.ERROR, format="icefarm: %(message)s")
-    stopping = _Stopping()
     try:
-        with stopping:
-            yield
+        yield
     except FarmError as error:
         if debug:
             traceback.print_exc()
         fail(error)
     except KeyboardInterrupt:
-        code = ExitCode.TERMINATED if stopping.is_terminated else ExitCode.INTERRUPTED
-        err.print("terminated" if stopping.is_terminated else "interrupted")
-        sys.exit(code)
+        err.print("interrupted")
+        sys.exit(ExitCode.INTERRUPTED)
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise  # Typer knows them.
     except Exception as error:
@@ -133,25 +129,3 @@ def ending(*, debug: bool) -> Iterator[None]:
             highlight=False,
         )
         sys.exit(ExitCode.FAILED)
-
-
-class _Stopping:
-    """Within it, SIGTERM does what Ctrl-C does, so that what is held is given back."""
-
-    def __init__(self) -> None:
-        self.is_terminated = False
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._stop)
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.is_terminated = True
-        # An event loop's own, perhaps. In the background of a script there is none.
-        interrupt = signal.getsignal(signal.SIGINT)
-        if callable(interrupt):
-            interrupt(signal.SIGINT, frame)
-        else:
-            raise KeyboardInterrupt

@@ -12,6 +12,7 @@ from icefarm.cli.app import Json, command, out, print_json
 from icefarm.cli.completing import complete_farm
 from icefarm.cli.held import run, say
 from icefarm.cli.tables import Cell, Column, Table, print_table
+from icefarm.cli.visiting import visiting
 from icefarm.configuration import (
     PASSWORD_VARIABLE,
     keyring_entry,
@@ -19,9 +20,8 @@ from icefarm.configuration import (
     read_configuration,
     write_keyring,
 )
-from icefarm.errors import InvalidRequestError, TimedOutError
-from icefarm.session import Session
-from icefarm_broker import BrokerAddress
+from icefarm.errors import InvalidRequestError, TimedOutError, from_broker
+from icefarm_broker import BrokerAddress, BrokerError
 
 _TRYING = 10.0
 """Seconds for a login."""
@@ -96,10 +96,10 @@ def login(
 
 
 async def _try(address: BrokerAddress, user: str) -> None:
-    session = Session(address, user, grace=0)
     try:
-        async with asyncio.timeout(_TRYING):
-            await session.open()
+        async with asyncio.timeout(_TRYING), visiting(address, user):
+            return
+    except BrokerError as error:
+        raise from_broker(error) from error
     except TimeoutError:
         raise TimedOutError(f"the broker at {address} did not answer in {_TRYING:g} s") from None
-    await session.close()

@@ -34,7 +34,7 @@ def say(text: str) -> None:
 
 def names_of(reservation: AsyncReservation) -> tuple[str, ...]:
     """The names of its boards."""
-    return tuple(str(board) for board in reservation.boards)
+    return tuple(board.name for board in reservation)
 
 
 async def reserve(farm: AsyncClient, count: int | None, **wanted: Any) -> AsyncReservation:
