@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from icefarm.async_client import DEFAULT_GRACE, AsyncClient
+from icefarm.async_client import AsyncClient
 from icefarm.cli.completing import complete_farm
 from icefarm.cli.ending import ending
 from icefarm.client import Client
@@ -66,15 +66,11 @@ class FarmOptions:
 
     def open(self) -> Client:
         """A client, to be used by `with`."""
-        return Client(self.farm, **self._common)
+        return Client(self.farm, name=self.name, debug=self.debug)
 
-    def open_async(self, *, grace: float = DEFAULT_GRACE) -> AsyncClient:
-        """A client, to be used by `async with`; `grace` is as in `AsyncClient`."""
-        return AsyncClient(self.farm, grace=grace, **self._common)
-
-    @property
-    def _common(self) -> dict[str, Any]:
-        return {"name": self.name, "debug": self.debug}
+    def open_async(self) -> AsyncClient:
+        """A client, to be used by `async with`."""
+        return AsyncClient(self.farm, name=self.name, debug=self.debug)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -13,7 +13,7 @@ from icefarm.attaching import AsyncAttachment
 from icefarm.cli.app import FarmOptions, Json, command, print_json
 from icefarm.cli.completing import complete_board, complete_reservation
 from icefarm.cli.ending import ExitCode, show_error
-from icefarm.cli.held import AWAY, Held, hold, say
+from icefarm.cli.held import Held, hold, say
 from icefarm.cli.reservations import Duration, Wait, parse_pairs
 from icefarm.errors import FarmError, InvalidRequestError
 from icefarm.usb import vhci
@@ -80,7 +80,7 @@ def attach(
         if not server:
             await vhci.prepare()
         async with (
-            options.open_async(grace=AWAY) as farm,
+            options.open_async() as farm,
             hold(farm, reservation, board, "usbip", **wanted) as held,
         ):
             if server:

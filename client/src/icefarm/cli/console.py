@@ -10,7 +10,7 @@ import typer
 from icefarm.async_console import AsyncConsole
 from icefarm.cli.app import FarmOptions, command
 from icefarm.cli.completing import complete_board, complete_reservation
-from icefarm.cli.held import AWAY, hold, say
+from icefarm.cli.held import hold, say
 from icefarm.cli.reservations import Duration, Wait
 from icefarm.cli.terminal import Pipe, Pty, Terminal
 from icefarm.errors import InvalidRequestError, StreamLostError
@@ -74,7 +74,7 @@ def console(
 
     async def main() -> None:
         async with (
-            options.open_async(grace=AWAY) as farm,
+            options.open_async() as farm,
             hold(
                 farm,
                 reservation,

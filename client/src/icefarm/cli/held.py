@@ -9,12 +9,10 @@ from rich.markup import escape
 
 from icefarm.async_client import AsyncClient
 from icefarm.async_reservation import AsyncReservation
+from icefarm.boards import names_of
 from icefarm.cli.ending import err
 from icefarm.errors import InvalidRequestError, NotHolderError
 from icefarm_schemas import ReservationState, ReservationStatus
-
-AWAY = 60.0
-"""Seconds for which a command that uses boards for long may be away before they are released."""
 
 Held = list[tuple[AsyncReservation, tuple[str, ...]]]
 """Reservations, each with those of its boards that are meant."""
@@ -30,11 +28,6 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 def say(text: str) -> None:
     """A line for people."""
     err.print(escape(text), soft_wrap=True, highlight=False)
-
-
-def names_of(reservation: AsyncReservation) -> tuple[str, ...]:
-    """The names of its boards."""
-    return tuple(board.name for board in reservation)
 
 
 async def reserve(farm: AsyncClient, count: int | None, **wanted: Any) -> AsyncReservation:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from icefarm.cli.app import FarmOptions, Json, command, out, print_json
 from icefarm.cli.completing import complete_behaviour, complete_board, complete_reservation
-from icefarm.cli.ending import fail, show_error
+from icefarm.cli.ending import show_error
 from icefarm.cli.held import reserve as reserve_boards
 from icefarm.cli.held import run
 from icefarm.errors import FarmError, InvalidRequestError
@@ -86,7 +86,7 @@ def _on_each(
                 show_error(error)
             refused.append(error)
     if refused:
-        fail(refused[0])
+        raise refused[0]
 
 
 def parse_arguments(pairs: list[str]) -> dict[str, Any]:
