@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -128,19 +129,17 @@ def test_control_is_not_running(mosquitto: Mosquitto) -> None:
 
 
 def test_the_database_is_stopped(mosquitto: Mosquitto, tmp_path: Path) -> None:
-    processes = Processes(mosquitto.url, "", tmp_path)
-    with embedded_database(tmp_path / "postgres") as database:
-        processes = Processes(mosquitto.url, database.url, tmp_path)
-        processes.control()
-        with icefarm.Client(mosquitto.url, name="watcher") as client:
-            until(client.is_served)
-    try:
+    with TemporaryDirectory(prefix="icefarm-test-") as directory:
+        with embedded_database(Path(directory) / "postgres") as database:
+            processes = Processes(mosquitto.url, database.url, tmp_path)
+            processes.control()
+            with icefarm.Client(mosquitto.url, name="watcher") as client:
+                until(client.is_served)
         found = diagnose(mosquitto.url)
-        assert (found.code, found.wrong) == (ExitCode.FAILED, ["database"])
-        assert "control is there, but its database is not" in found.findings["database"]["what"]
-        assert found.findings["clock"]["state"] == "skipped"
-    finally:
         processes.stop()
+    assert (found.code, found.wrong) == (ExitCode.FAILED, ["database"])
+    assert "control is there, but its database is not" in found.findings["database"]["what"]
+    assert found.findings["clock"]["state"] == "skipped"
 
 
 @pytest.mark.skipif(LIBFAKETIME is None, reason="libfaketime is not installed")

@@ -36,12 +36,15 @@ def _print_done(held: Held, what: str, as_json: bool) -> None:
 async def _show_progress(
     farm: AsyncClient, what: str, reservation: AsyncReservation, boards: tuple[str, ...]
 ) -> None:
-    """Until it is cancelled: how many boards are ready again."""
+    """Until it is cancelled: how many boards have left what they did, and are ready again."""
     begun: set[str] = set()
     with bar(what, len(boards)) as show:
         while True:
-            now = {b.name for b in await farm.boards() if b.reservation == reservation.id}
-            ready = {b.name for b in await farm.boards() if b.status == "ready"} & now
+            ready = {
+                board.name
+                for board in await farm.boards()
+                if board.reservation == reservation.id and board.status == "ready"
+            }
             begun |= set(boards) - ready
             show(len(begun & ready))
             await farm.changed()
