@@ -16,7 +16,7 @@ from support.processes import Processes, script
 from support.stream_agent import StreamAgent
 from support.waiting import until, until_async
 
-from icefarm.cli.app import ExitCode
+from icefarm.cli.ending import ExitCode
 from icefarm_schemas import Error, ErrorCode
 
 DATA = random.Random(6).randbytes(300_000)

@@ -3,15 +3,19 @@
 import json
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from support.processes import Processes, script
 from support.recorder import Recorder
 from support.waiting import until
+from typer.testing import CliRunner
 
-from icefarm.cli.app import ExitCode
+from icefarm.cli import app
+from icefarm.cli.ending import ExitCode
 from icefarm_broker.mosquitto import Mosquitto, free_port
 from icefarm_schemas.topics import EventsTopic
 
@@ -47,7 +51,7 @@ def test_a_reservation_outlives_the_command_until_it_is_released(farm: Processes
     assert f"{state['reservation']} is released: bench-1, bench-2" in released.stdout
     again = farm.run("release", state["reservation"])
     assert again.returncode == ExitCode.FAILED
-    assert again.stderr.strip().endswith("is over: released")
+    assert "is over: released; `icefarm reserve` makes another one" in again.stderr
 
 
 def test_boards_change_and_are_given_back_one_by_one(farm: Processes) -> None:
@@ -158,8 +162,8 @@ def test_a_bitstream_published_by_mosquitto_pub_alone_is_evaluated(
         (("reserve", "--argument", "novalue"), ExitCode.USAGE, "written key=value"),
         (("release", "x"), ExitCode.FAILED, "there is no reservation 'x'"),
         (("evaluate", "/no/such/file"), ExitCode.USAGE, "does not exist"),
-        (("boards", "--broker", "http://x"), ExitCode.USAGE, "begins with mqtt://"),
-        (("boards", "--broker", "mqtt://127.0.0.1:{free}"), ExitCode.UNREACHABLE, "no broker"),
+        (("boards", "--farm", "http://x"), ExitCode.USAGE, "begins with mqtt://"),
+        (("boards", "--farm", "mqtt://127.0.0.1:{free}"), ExitCode.UNREACHABLE, "no broker"),
         (("dance",), ExitCode.USAGE, "No such command"),
     ],
 )
@@ -187,7 +191,7 @@ def test_watch_prints_each_change(farm: Processes) -> None:
 
     until(lambda: len(changes()) >= 4)
     farm.run("reserve", "--board", "bench-3")
-    until(lambda: any(c["name"] == "bench-3" and c["status"] == "ready" for c in changes()))
+    until(lambda: any(c.get("name") == "bench-3" and c["status"] == "ready" for c in changes()))
     watching.send_signal(signal.SIGINT)
     assert watching.wait(30) == ExitCode.INTERRUPTED
 
@@ -206,15 +210,33 @@ def test_an_interrupted_evaluation_gives_its_boards_back(
     assert all("reservation" not in board or not board["reservation"] for board in boards)
 
 
-SHOWING = ["boards", "agents", "watch", "history", "usage"]
-HOLDING = ["reserve", "extend", "change", "release"]
-USING = ["evaluate", "attach", "detach", "console", "flash", "reset"]
+def walk(command: Any, name: str = "icefarm") -> Iterator[tuple[str, Any]]:
+    """Each command, with what is typed to run it."""
+    if hasattr(command, "commands"):
+        for word, below in command.commands.items():
+            yield from walk(below, f"{name} {word}")
+    else:
+        yield name, command
 
 
-@pytest.mark.parametrize("command", ["", *SHOWING, *HOLDING, *USING, "up", "demo"])
+COMMANDS = dict(walk(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str) -> None:
-    done = subprocess.run(
-        [script("icefarm"), *command.split(), "--help"], capture_output=True, text=True, check=True
-    )
-    assert "Usage:" in done.stdout
-    assert not command or "Example: icefarm" in done.stdout
+    done = CliRunner().invoke(app, [*command.split()[1:], "--help"], prog_name="icefarm")
+    assert done.exit_code == ExitCode.OK
+    assert f"Usage: {command}" in done.output
+    assert f"Example: {command}" in done.output
+    for parameter in COMMANDS[command].params:
+        assert getattr(parameter, "help", None), parameter.name
+
+
+def test_what_shows_something_has_json() -> None:
+    without = {
+        name
+        for name, command in COMMANDS.items()
+        if "--json" not in [option for p in command.params for option in p.opts]
+    }
+    # A console's output is the board's own; the others do something and say so to people.
+    assert without == {"icefarm console", "icefarm detach", "icefarm login", "icefarm up"}

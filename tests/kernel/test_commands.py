@@ -1,5 +1,8 @@
 """The commands of the desk's user, as they are typed."""
 
+import json
+import re
+
 import pytest
 from support.processes import script
 from support.waiting import until
@@ -31,6 +34,14 @@ def test_attach_and_detach(agent: Lab, user: Desk, board: Board) -> None:
     assert f"{board.serial} is detached" in ended.stderr
     assert user.machine.wait("attach") == 0
     assert user.ports_in_use() == 0
+
+
+def test_the_doctor_finds_the_driver(agent: Lab, user: Desk) -> None:
+    done = user.farm.run(user.machine, "doctor", "--json")
+    findings = {finding["check"]: finding for finding in map(json.loads, done.stdout.splitlines())}
+    assert findings["usb"]["state"] == "ok"
+    assert re.search(r"vhci-hcd is there, with \d+ of \d+ ports free", findings["usb"]["what"])
+    assert {finding["state"] for finding in findings.values()} == {"ok", "skipped"}
 
 
 def test_any_usbip_client_can_import_a_board(

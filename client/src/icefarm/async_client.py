@@ -11,6 +11,7 @@ from typing import Any, Self, overload
 
 from icefarm.async_reservation import AsyncReservation
 from icefarm.boards import BoardName
+from icefarm.configuration import find_address
 from icefarm.debugging import is_debugging, log_everything
 from icefarm.errors import (
     InvalidRequestError,
@@ -26,10 +27,7 @@ from icefarm.reserving import Reserving
 from icefarm.session import Session
 from icefarm.termination import AsyncTermination
 from icefarm.view import Agent, Board, View
-from icefarm_broker import (
-    BrokerAddress,
-    NobodyListensError,
-)
+from icefarm_broker import NobodyListensError
 from icefarm_schemas import (
     DEFAULT_DEVICE_GRACE,
     DEFAULT_DURATION,
@@ -67,8 +65,9 @@ class AsyncClient:
     """A connection to a farm, made by `async with`.
 
     Args:
-        farm: `mqtt://user:password@host:port`; else the variable ICEFARM_BROKER, else the
-            broker on this machine.
+        farm: `mqtt://user:password@host:port`, or the name of a farm in the configuration file;
+            else the variable ICEFARM_BROKER (either of both), else the configuration's default
+            farm, else the broker on this machine.
         name: who you are, where the broker asks for no login; else this machine's user name.
         grace: seconds for which reservations stay when this process or its network is gone.
         debug: log every message (logger `icefarm.wire`), and fail at one that is not strictly as
@@ -88,8 +87,8 @@ class AsyncClient:
         grace: float = DEFAULT_GRACE,
         debug: bool | None = None,
     ) -> None:
+        self._address = find_address(farm)
         try:
-            self._address = BrokerAddress.find(farm)
             self.name = check_name(self._address.user or name or _own_name())
             """Who this client is in the farm."""
         except ValueError as error:
@@ -189,8 +188,12 @@ class AsyncClient:
         """Whether control is there to answer requests."""
         return self._view.is_served
 
+    async def is_connected(self) -> bool:
+        """Whether the broker is there; while it is not, all else is as it was before."""
+        return self._view.is_connected
+
     async def changed(self) -> None:
-        """Return when `boards`, `agents` or `is_served` may tell something new.
+        """Return when `boards`, `agents`, `is_served` or `is_connected` may tell something new.
 
         That is, since this returned last; so nothing is missed between asking and waiting.
         """
@@ -282,9 +285,12 @@ class AsyncClient:
         left = (state.expires_at - utc_now()).total_seconds()
         return await self._open(state, Lease(self._session, state, DEFAULT_DURATION, left))
 
-    async def reservations(self) -> list[ReservationState]:
-        """Your reservations that are not over, queued ones too, the oldest first."""
-        return await self._session.list_reservations()
+    async def reservations(self, *, everybody: bool = False) -> list[ReservationState]:
+        """Your reservations that are not over, queued ones too, the oldest first.
+
+        With `everybody`, those of all clients; from then on `changed` tells of them too.
+        """
+        return await self._session.list_reservations(everybody=everybody)
 
     async def extend(
         self,

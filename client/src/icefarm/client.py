@@ -179,8 +179,12 @@ class Client:
         """Whether control is there to answer requests."""
         return self._call(self._client.is_served())
 
+    def is_connected(self) -> bool:
+        """Whether the broker is there; while it is not, all else is as it was before."""
+        return self._call(self._client.is_connected())
+
     def changed(self) -> None:
-        """Return when `boards`, `agents` or `is_served` may tell something new."""
+        """Return when `boards`, `agents`, `is_served` or `is_connected` may tell something new."""
         self._call(self._client.changed())
 
     def reserve(
@@ -228,9 +232,9 @@ class Client:
         )
         return Reservation(self, self._call(found))
 
-    def reservations(self) -> list[ReservationState]:
-        """Your reservations that are not over, queued ones too, the oldest first."""
-        return self._call(self._client.reservations())
+    def reservations(self, *, everybody: bool = False) -> list[ReservationState]:
+        """Your reservations that are not over, or everybody's. See `AsyncClient.reservations`."""
+        return self._call(self._client.reservations(everybody=everybody))
 
     def extend(
         self,

@@ -28,6 +28,7 @@ from icefarm_broker import (
     BrokerError,
     Connected,
     Connection,
+    Disconnected,
     Invalid,
     PresenceMessages,
     Received,
@@ -51,6 +52,7 @@ from icefarm_schemas import (
     ReservationEnded,
     ReservationExpiring,
     ReservationState,
+    ReservationStatus,
     SessionState,
     StreamClosed,
     StreamOpened,
@@ -148,6 +150,9 @@ class Session:
         # And of these, since the connection was made again.
         self._missed: set[str] = set()
         self._asking: set[asyncio.Task[None]] = set()
+        self._sees_everybody = False
+        # What is not followed and has not been heard of, since the connection was made again.
+        self._unconfirmed: set[str] = set()
 
     async def open(self) -> None:
         """Connect, and wait until the state of the farm is known.
@@ -231,15 +236,22 @@ class Session:
             )
         return state
 
-    async def list_reservations(self) -> list[ReservationState]:
-        """This client's reservations that are not over, the oldest first."""
-        every = ReservationStateTopic.pattern(self.root)
-        # Of those that are not followed, an end may have been missed.
-        self.view.keep_reservations(self._followed.keys())
-        await self.subscribe(every)
-        await self.connection.unsubscribe(every)
-        mine = [s for s in self.view.reservations.values() if s.client == self.client]
-        return sorted(mine, key=lambda state: state.created_at)
+    async def list_reservations(self, *, everybody: bool) -> list[ReservationState]:
+        """Reservations that are not over, the oldest first: this client's, or everybody's.
+
+        After the latter was asked for, the view has all of them, as they change.
+        """
+        if not self._sees_everybody:
+            every = ReservationStateTopic.pattern(self.root)
+            # Of those that are not followed, an end may have been missed.
+            self.view.keep_reservations(self._followed.keys())
+            await self.subscribe(every)
+            self._sees_everybody = everybody
+            if not everybody:
+                await self.connection.unsubscribe(every)
+        found = self.view.reservations.values()
+        chosen = [state for state in found if everybody or state.client == self.client]
+        return sorted(chosen, key=lambda state: state.created_at)
 
     def follow(self, reservation: str, follower: Follower | None = None) -> None:
         """Let `follower` hear of a reservation, and ask after it when that may be missed."""
@@ -284,8 +296,16 @@ class Session:
             match happening:
                 case Connected():
                     self._missed = set(self._followed)
+                    self._unconfirmed = self.view.reservations.keys() - self._missed
+                case Disconnected():
+                    self.view.connect(False)
                 case Synced():
                     self._synced.set()
+                    self.view.connect(True)
+                    # What was not followed has ended meanwhile, if it is not retained any more.
+                    for reservation in self._unconfirmed:
+                        self.view.forget(reservation)
+                    self._unconfirmed = set()
                     for reservation in self._missed:
                         self._ask_later(reservation)
                     self._missed = set()
@@ -318,6 +338,13 @@ class Session:
 
     def _observe(self, received: Received) -> None:
         match received:
+            case Received(ReservationStateTopic(reservation), state) if (
+                self._sees_everybody
+                and reservation not in self._followed
+                and (state is None or state.status is ReservationStatus.ENDED)
+            ):
+                self.view.forget(reservation)
+                return
             case Received(ReservationStateTopic(reservation), None) if (
                 reservation in self._followed and reservation not in self.view.ended
             ):
@@ -327,6 +354,7 @@ class Session:
             case Received(ReservationStateTopic(reservation)):
                 self._unheard.discard(reservation)
                 self._missed.discard(reservation)
+                self._unconfirmed.discard(reservation)
         before = self.view.availability
         self.view.observe(received)
         match received:

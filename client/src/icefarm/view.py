@@ -81,6 +81,8 @@ class View:
         self.ended: dict[str, EndReason | None] = {}
         """Why reservations ended; None where this client was not told."""
         self.availability: Availability | None = None
+        self.is_connected = True
+        """Whether the broker is there; what else is known here is as it was when it went away."""
         self._change = asyncio.Event()
         self.version = 0
         """How many changes there have been."""
@@ -119,6 +121,16 @@ class View:
         self.reservations.pop(reservation, None)
         if self.ended.get(reservation) is None:
             self.ended[reservation] = reason
+        self.tell()
+
+    def forget(self, reservation: str) -> None:
+        """A reservation that nobody here follows is over."""
+        if self.reservations.pop(reservation, None) is not None:
+            self.tell()
+
+    def connect(self, is_connected: bool) -> None:
+        """The broker is there, or away."""
+        self.is_connected = is_connected
         self.tell()
 
     def keep_reservations(self, followed: Collection[str]) -> None:

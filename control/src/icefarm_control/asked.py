@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from icefarm_control.clock import database_time
 from icefarm_control.database import Cursor, Database, all_rows
 from icefarm_control.history import history, usage
 from icefarm_control.refusals import why_refused
@@ -142,9 +143,9 @@ async def refuse(database: Database, reading: Database, asked: Asked) -> bytes |
 async def _explain(asked: Asked, cursor: Cursor) -> Reply | None:
     match asked.request:
         case HistoryRequest() as request:
-            return Reply(history=await history(cursor, request))
+            return Reply(history=await history(cursor, request), at=await database_time(cursor))
         case UsageRequest() as request:
-            return Reply(usage=await usage(cursor, request))
+            return Reply(usage=await usage(cursor, request), at=await database_time(cursor))
     refusal = await why_refused(cursor, asked.client, asked.request)
     if refusal is None:
         return None

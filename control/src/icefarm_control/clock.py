@@ -1,11 +1,19 @@
 """Whether the wall clock of the database, by which leases end, was set."""
 
 import time
+from datetime import datetime
 
 from icefarm_control.database import Cursor, Database, all_rows
 
 _TOLERATED = 2.0
 """Seconds that the wall clock and the monotonic one may differ between two looks."""
+
+
+async def database_time(cursor: Cursor) -> datetime:
+    """The database's wall clock, now."""
+    [row] = await all_rows(cursor, "SELECT clock_timestamp() AS now", {})
+    now: datetime = row["now"]
+    return now
 
 
 class Clock:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from icefarm_schemas.errors import Error
 from icefarm_schemas.history import HistoryRequest, Transition, Usage, UsageRequest
-from icefarm_schemas.message import Message
+from icefarm_schemas.message import Message, UtcTime
 from icefarm_schemas.names import Name
 from icefarm_schemas.states import ReservationState
 
@@ -168,13 +168,15 @@ class Reply(Message):
     """`clients/{client}/{session}/replies`: an answer, found by its correlation data.
 
     One of the four: the reservations that a request was about, what was asked for, or the error
-    that came instead.
+    that came instead. `at`, in answers about the past, is the time by the clock of the database,
+    by which leases end.
     """
 
     reservations: tuple[ReservationState, ...] | None = None
     history: tuple[Transition, ...] | None = None
     usage: Usage | None = None
     error: Error | None = None
+    at: UtcTime | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:

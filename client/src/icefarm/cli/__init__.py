@@ -3,12 +3,15 @@
 from icefarm.cli import (  # noqa: F401  (their commands)
     attach,
     console,
+    doctor,
     evaluate,
+    farms,
     firmware,
     history,
     local,
     reservations,
     show,
+    watch,
 )
 from icefarm.cli.app import app
 

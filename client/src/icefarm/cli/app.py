@@ -1,94 +1,122 @@
-"""What all commands share: the application, its common options, errors and exit codes."""
+"""What all commands share: the application, and the options that each of them has."""
 
+import inspect
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import IntEnum
-from typing import Annotated, Any, NoReturn
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from icefarm.async_client import AsyncClient
+from icefarm.cli.completing import complete_farm
+from icefarm.cli.ending import ending
 from icefarm.client import Client
-from icefarm.errors import (
-    ControlOfflineError,
-    FarmError,
-    FarmPermissionError,
-    FarmUnreachableError,
-    InvalidRequestError,
-    NotAvailableError,
-    TimedOutError,
-)
 from icefarm_broker import URL_VARIABLE
-
-
-class ExitCode(IntEnum):
-    """How a command ended; docs/reference/cli.md lists them."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    NOT_AVAILABLE = 3
-    UNREACHABLE = 4
-    SOME_FAILED = 5
-    INTERRUPTED = 130
-
 
 app = typer.Typer(
     help="Reserve and use the FPGA boards of an iCEFARM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 out = Console()
-err = Console(stderr=True)
 
-Broker = Annotated[
+_COMMON = "Common options"
+
+Json = Annotated[bool, typer.Option("--json", help="Lines of JSON for programs.")]
+_Farm = Annotated[
     str | None,
     typer.Option(
-        envvar=URL_VARIABLE, help="The farm: mqtt://user:password@host:port", metavar="URL"
+        "--farm",
+        "-f",
+        envvar=URL_VARIABLE,
+        help="A farm of the configuration file, or mqtt://user:password@host:port.",
+        metavar="FARM",
+        autocompletion=complete_farm,
+        rich_help_panel=_COMMON,
     ),
 ]
-Name = Annotated[str | None, typer.Option(help="Who you are, where the broker asks for no login.")]
-Json = Annotated[bool, typer.Option("--json", help="Lines of JSON for programs.")]
+_Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name", help="Who you are, where the broker asks for no login.", rich_help_panel=_COMMON
+    ),
+]
+_Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        envvar="ICEFARM_DEBUG",
+        help="Show each message, and the traceback of what goes wrong.",
+        rich_help_panel=_COMMON,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class FarmOptions:
+    """Which farm a command is for, and who asks."""
+
+    farm: str | None
+    name: str | None
+    debug: bool
+
+    def open(self) -> Client:
+        """A client, to be used by `with`."""
+        return Client(self.farm, name=self.name, debug=self.debug)
+
+    def open_async(self) -> AsyncClient:
+        """A client, to be used by `async with`."""
+        return AsyncClient(self.farm, name=self.name, debug=self.debug)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a command of the application.
+
+    In the place of a parameter that is `FarmOptions`, it has --farm and --name; each has --debug.
+    However it ends, that becomes an exit code and at most a line (`ending`).
+    """
+    signature = inspect.signature(function, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.annotation is not FarmOptions]
+    place = next((n for n, p in signature.parameters.items() if p.annotation is FarmOptions), None)
+    common: list[tuple[str, Any, Any]] = [("debug", _Debug, False)]
+    if place is not None:
+        common = [("farm", _Farm, None), ("name", _Name, None), *common]
+    parameters = [
+        *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+        *(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+            )
+            for name, annotation, default in common
+        ),
+    ]
+
+    def run(**values: Any) -> None:
+        debug = values.pop("debug")
+        if place is not None:
+            options = FarmOptions(values.pop("farm"), values.pop("name"), debug)
+            values[place] = options
+        with ending(debug=debug):
+            function(**values)
+
+    run.__name__, run.__doc__, run.__module__ = (
+        function.__name__,
+        function.__doc__,
+        function.__module__,
+    )
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    # Typer reads a command's options from these.
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=parameters, return_annotation=None
+    )
+    app.command()(run)
+    return function
 
 
 def print_json(value: Any) -> None:
     """One line of JSON on standard output."""
     print(json.dumps(value, default=str, ensure_ascii=False), flush=True)
-
-
-@contextmanager
-def open_farm(broker: str | None, name: str | None) -> Iterator[Client]:
-    """A client for one command; what goes wrong ends it with a line and an exit code."""
-    try:
-        with Client(broker, name=name) as farm:
-            yield farm
-    except FarmError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        sys.exit(ExitCode.INTERRUPTED)
-
-
-def show_error(error: FarmError) -> None:
-    """One line that says what happened."""
-    err.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True)
-
-
-def fail(error: FarmError) -> NoReturn:
-    """Say what happened and exit."""
-    show_error(error)
-    match error:
-        case NotAvailableError():
-            sys.exit(ExitCode.NOT_AVAILABLE)
-        case (
-            FarmUnreachableError() | FarmPermissionError() | ControlOfflineError() | TimedOutError()
-        ):
-            sys.exit(ExitCode.UNREACHABLE)
-        case InvalidRequestError():
-            sys.exit(ExitCode.USAGE)
-        case _:
-            sys.exit(ExitCode.FAILED)

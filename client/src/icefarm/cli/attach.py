@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from icefarm.async_client import AsyncClient
 from icefarm.async_reservation import AsyncReservation
 from icefarm.attaching import AsyncAttachment
-from icefarm.cli.app import Broker, ExitCode, Json, Name, app, fail, print_json, show_error
-from icefarm.cli.held import AWAY, Held, hold, say
+from icefarm.cli.app import FarmOptions, Json, command, print_json
+from icefarm.cli.completing import complete_board, complete_reservation
+from icefarm.cli.ending import ExitCode, show_error
+from icefarm.cli.held import Held, hold, say
 from icefarm.cli.reservations import Duration, Wait, parse_pairs
 from icefarm.errors import FarmError, InvalidRequestError
 from icefarm.usb import vhci
@@ -24,15 +25,23 @@ from icefarm_schemas import DEFAULT_DURATION
 _DETACHING = 10.0
 """Seconds that another process may take to end an attachment."""
 
-Boards = Annotated[list[str] | None, typer.Option(help="This board; repeat it for several.")]
+Boards = Annotated[
+    list[str] | None,
+    typer.Option(help="This board; repeat it for several.", autocompletion=complete_board),
+]
 
 
-@app.command()
+@command
 def attach(
+    options: FarmOptions,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many boards.")] = 1,
     board: Boards = None,
     reservation: Annotated[
-        str | None, typer.Option(help="Attach boards of this one instead of reserving some.")
+        str | None,
+        typer.Option(
+            help="Attach boards of this one instead of reserving some.",
+            autocompletion=complete_reservation,
+        ),
     ] = None,
     product: Annotated[str | None, typer.Option(help="Only boards of this product.")] = None,
     label: Annotated[
@@ -46,8 +55,6 @@ def attach(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of --server, on 127.0.0.1.")
     ] = USBIP_PORT,
-    broker: Broker = None,
-    name: Name = None,
     as_json: Json = False,
 ) -> None:
     """Plug boards into this machine, as /dev/ttyACM0 and the like, until Ctrl-C.
@@ -73,7 +80,7 @@ def attach(
         if not server:
             await vhci.prepare()
         async with (
-            AsyncClient(broker, name=name, grace=AWAY) as farm,
+            options.open_async() as farm,
             hold(farm, reservation, board, "usbip", **wanted) as held,
         ):
             if server:
@@ -81,10 +88,7 @@ def attach(
             else:
                 failed = await _Attaching(as_json).run(held)
 
-    try:
-        code = run_service(main)
-    except FarmError as error:
-        fail(error)
+    code = run_service(main)
     sys.exit(ExitCode.FAILED if failed else code)
 
 
@@ -190,10 +194,16 @@ async def _follow_imports(server: AsyncUsbServer) -> None:
         await server.changed()
 
 
-@app.command()
+def complete_attached(incomplete: str) -> list[str]:
+    """Boards that are attached on this machine, for the shell."""
+    return sorted(r.board for r in list_records() if r.board.startswith(incomplete))
+
+
+@command
 def detach(
     boards: Annotated[
-        list[str] | None, typer.Argument(help="Boards that are attached here.")
+        list[str] | None,
+        typer.Argument(help="Boards that are attached here.", autocompletion=complete_attached),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that is attached here.")] = False,
 ) -> None:
@@ -202,17 +212,14 @@ def detach(
     Example: icefarm detach bench-1
     """
     if bool(boards) == everything:
-        fail(InvalidRequestError("say what: names of boards, or --all"))
+        raise InvalidRequestError("say what: names of boards, or --all")
     found = 0
-    try:
-        for record in list_records():
-            if everything or record.board in (boards or ()):
-                found += _end(record)
-    except FarmError as error:
-        fail(error)
+    for record in list_records():
+        if everything or record.board in (boards or ()):
+            found += _end(record)
     if not found:
         what = "nothing" if everything else f"none of {', '.join(boards or ())}"
-        fail(InvalidRequestError(f"{what} is attached on this machine by this user"))
+        raise InvalidRequestError(f"{what} is attached on this machine by this user")
 
 
 def _end(record: Record) -> bool:

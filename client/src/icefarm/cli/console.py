@@ -7,13 +7,13 @@ from typing import Annotated, BinaryIO, Protocol
 
 import typer
 
-from icefarm.async_client import AsyncClient
 from icefarm.async_console import AsyncConsole
-from icefarm.cli.app import Broker, Name, app, fail
-from icefarm.cli.held import AWAY, hold, say
+from icefarm.cli.app import FarmOptions, command
+from icefarm.cli.completing import complete_board, complete_reservation
+from icefarm.cli.held import hold, say
 from icefarm.cli.reservations import Duration, Wait
 from icefarm.cli.terminal import Pipe, Pty, Terminal
-from icefarm.errors import FarmError, InvalidRequestError, StreamLostError
+from icefarm.errors import InvalidRequestError, StreamLostError
 from icefarm_broker.service import run_service
 from icefarm_schemas import DEFAULT_DURATION
 
@@ -40,11 +40,18 @@ class Place(Protocol):
         """It is over."""
 
 
-@app.command()
+@command
 def console(
-    board: Annotated[str | None, typer.Option(help="This board.")] = None,
+    options: FarmOptions,
+    board: Annotated[
+        str | None, typer.Option(help="This board.", autocompletion=complete_board)
+    ] = None,
     reservation: Annotated[
-        str | None, typer.Option(help="A board of this one instead of reserving one.")
+        str | None,
+        typer.Option(
+            help="A board of this one instead of reserving one.",
+            autocompletion=complete_reservation,
+        ),
     ] = None,
     log: Annotated[
         Path | None, typer.Option(help="Append all that the board says to this file.")
@@ -54,8 +61,6 @@ def console(
     ] = None,
     duration: Duration = DEFAULT_DURATION,
     wait: Wait = None,
-    broker: Broker = None,
-    name: Name = None,
 ) -> None:
     """Talk to a board's console; without root, and without its USB being plugged in here.
 
@@ -65,14 +70,11 @@ def console(
 
     Example: icefarm console --board bench-1 --log bench-1.log
     """
-    try:
-        place = _choose_place(pty)
-    except FarmError as error:
-        fail(error)
+    place = _choose_place(pty)
 
     async def main() -> None:
         async with (
-            AsyncClient(broker, name=name, grace=AWAY) as farm,
+            options.open_async() as farm,
             hold(
                 farm,
                 reservation,
@@ -89,10 +91,8 @@ def console(
 
     try:
         sys.exit(run_service(main))
-    except FarmError as error:
-        fail(error)
     except OSError as error:
-        fail(InvalidRequestError(f"{error.filename or 'console'}: {error.strerror}"))
+        raise InvalidRequestError(f"{error.filename or 'console'}: {error.strerror}") from error
     finally:
         place.close()
 

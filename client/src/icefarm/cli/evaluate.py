@@ -1,40 +1,45 @@
 """`icefarm evaluate`: measure bitstreams and show each result as it comes."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
-from icefarm.cli.app import Broker, ExitCode, Json, Name, app, err, open_farm, out, print_json
-from icefarm.cli.reservations import Arguments, Duration, Wait, parse_arguments
+from icefarm.cli.app import FarmOptions, Json, command, out, print_json
+from icefarm.cli.completing import complete_reservation
+from icefarm.cli.ending import ExitCode
+from icefarm.cli.held import reserve, run, say
+from icefarm.cli.progress import bar
+from icefarm.cli.reservations import Arguments, Behaviour, Duration, Wait, parse_arguments
+from icefarm.cli.tables import Cell, Column, Table, print_table
 from icefarm.results import Result
 from icefarm_schemas import DEFAULT_DURATION
 
 
-@app.command()
+@command
 def evaluate(
+    options: FarmOptions,
     bitstreams: Annotated[
         list[Path], typer.Argument(help="Bitstream files.", exists=True, dir_okay=False)
     ],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many boards.")] = 1,
     reservation: Annotated[
-        str | None, typer.Option(help="Use the boards of this one instead of reserving some.")
+        str | None,
+        typer.Option(
+            help="Use the boards of this one instead of reserving some.",
+            autocompletion=complete_reservation,
+        ),
     ] = None,
-    behaviour: Annotated[str, typer.Option(help="pulsecount or variance.")] = "pulsecount",
+    behaviour: Behaviour = "pulsecount",
     argument: Arguments = None,
     every_board: Annotated[
         bool, typer.Option("--every-board", help="Each bitstream on each board, not on any one.")
     ] = False,
     duration: Duration = DEFAULT_DURATION,
     wait: Wait = None,
-    broker: Broker = None,
-    name: Name = None,
     as_json: Json = False,
 ) -> None:
     """Measure bitstreams on boards that are reserved for it, or on --reservation's.
@@ -44,47 +49,52 @@ def evaluate(
     Example: icefarm evaluate generation-7/*.bin --count 4
     """
     arguments = parse_arguments(argument or [])
-    with open_farm(broker, name) as farm:
-        held = (
-            farm.find_reservation(reservation)
-            if reservation is not None
-            else farm.reserve(
-                count, behaviour=behaviour, arguments=arguments, duration=duration, wait=wait
+    failed = total = 0
+
+    async def measure() -> None:
+        nonlocal failed, total
+        async with options.open_async() as farm:
+            held = (
+                await farm.find_reservation(reservation)
+                if reservation is not None
+                else await reserve(
+                    farm,
+                    count,
+                    behaviour=behaviour,
+                    arguments=arguments,
+                    duration=duration,
+                    wait=wait,
+                )
             )
-        )
-        total = len(bitstreams) * (len(held.boards) if every_board else 1)
-        # Boards that were reserved before are not this command's to give back.
-        with held if reservation is None else nullcontext():
-            results = held.evaluate(bitstreams, on_every_board=every_board)
-            failed = sum(
-                result.error is not None for result in show_results(results, total, as_json)
-            )
+            total = len(bitstreams) * (len(held.boards) if every_board else 1)
+            # Boards that were reserved before are not this command's to give back.
+            async with held if reservation is None else nullcontext():
+                results = held.evaluate(bitstreams, on_every_board=every_board)
+                async for result in show_results(results, total, as_json):
+                    failed += result.error is not None
+
+    run(measure())
     if failed:
-        err.print(f"{failed} of {total} evaluations failed")
+        say(f"{failed} of {total} evaluations failed")
         sys.exit(ExitCode.SOME_FAILED)
 
 
-def show_results(results: Iterable[Result], total: int, as_json: bool) -> Iterator[Result]:
+async def show_results(
+    results: AsyncIterator[Result], total: int, as_json: bool
+) -> AsyncIterator[Result]:
     """Pass results on, each as a line of JSON, or behind a progress bar and then in a table."""
     if as_json:
-        for result in results:
+        async for result in results:
             print_json(as_dictionary(result))
             yield result
         return
     seen = []
-    columns = (
-        TextColumn("evaluating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        bar = progress.add_task("", total=total)
-        for result in results:
-            progress.advance(bar)
+    with bar("Evaluating", total) as show:
+        async for result in results:
             seen.append(result)
+            show(len(seen))
             yield result
-    out.print(results_table(sorted(seen, key=lambda result: (result.index, result.board))))
+    print_table(out, results_table(sorted(seen, key=lambda r: (r.index, r.board))))
 
 
 def as_dictionary(result: Result) -> dict[str, Any]:
@@ -97,13 +107,18 @@ def as_dictionary(result: Result) -> dict[str, Any]:
 
 def results_table(results: list[Result]) -> Table:
     """Results as people want to see them."""
-    table = Table("bitstream", "board", "result", "seconds")
+    table = Table(
+        Column("bitstream"),
+        Column("board", whole=True),
+        Column("result"),
+        Column("seconds", whole=True, right=True),
+    )
     for result in results:
         if result.error is not None:
-            value = Text(str(result.error), style="red")
+            value = Cell(str(result.error), "red")
         elif result.pulses is not None:
-            value = Text(f"{result.pulses:,} pulses")
+            value = Cell(f"{result.pulses:,} pulses")
         else:
-            value = Text(f"variance {result.variance:.3f}")
-        table.add_row(Text(result.bitstream), Text(result.board), value, f"{result.seconds:.2f}")
+            value = Cell(f"variance {result.variance:.3f}")
+        table.add(result.bitstream, result.board, value, f"{result.seconds:.2f}")
     return table

@@ -9,31 +9,59 @@ from rich.markup import escape
 
 from icefarm.async_client import AsyncClient
 from icefarm.async_reservation import AsyncReservation
-from icefarm.cli.app import ExitCode, err, fail
-from icefarm.errors import FarmError, InvalidRequestError, NotHolderError
+from icefarm.boards import names_of
+from icefarm.cli.ending import err
+from icefarm.errors import InvalidRequestError, NotHolderError
 from icefarm_schemas import ReservationState, ReservationStatus
-
-AWAY = 60.0
-"""Seconds for which a command that uses boards for long may be away before they are released."""
 
 Held = list[tuple[AsyncReservation, tuple[str, ...]]]
 """Reservations, each with those of its boards that are meant."""
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a command to its end; what goes wrong is a line and an exit code."""
-    try:
-        asyncio.run(work)
-    except FarmError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        raise SystemExit(ExitCode.INTERRUPTED) from None
+    """Run a command to its end."""
+    # The loop that watches sockets, as the MQTT library needs; on Windows it is not the default.
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(work)
 
 
 def say(text: str) -> None:
     """A line for people."""
     err.print(escape(text), soft_wrap=True, highlight=False)
+
+
+async def reserve(farm: AsyncClient, count: int | None, **wanted: Any) -> AsyncReservation:
+    """Reserve boards, as `AsyncClient.reserve` does, and show the place in the queue meanwhile."""
+    reserving = farm.reserve(count, **wanted)
+    if wanted.get("wait") is None:
+        with err.status("Reserving ..."):
+            return await reserving
+    showing = asyncio.create_task(_show_place(farm))
+    try:
+        return await reserving
+    finally:
+        showing.cancel()
+        await asyncio.gather(showing, return_exceptions=True)
+
+
+async def _show_place(farm: AsyncClient) -> None:
+    told: int | None = None
+    with err.status("Reserving ...") as status:
+        while True:
+            queued = [
+                state
+                for state in await farm.reservations(everybody=True)
+                if state.status is ReservationStatus.QUEUED
+            ]
+            for state in queued:
+                if state.session == farm.session and state.position != told:
+                    told = state.position
+                    text = f"Waiting for boards: {told} of {len(queued)} in the queue"
+                    if err.is_terminal:
+                        status.update(text)
+                    else:
+                        say(text)
+            await farm.changed()
 
 
 async def find_held(
@@ -49,7 +77,7 @@ async def find_held(
         found = await farm.find_reservation(reservation, take_over=False)
         for board in boards or ():
             found.board(board)
-        return [(found, tuple(boards) if boards else tuple(b.name for b in found.boards))]
+        return [(found, tuple(boards) if boards else names_of(found))]
     if not boards and not everything:
         raise InvalidRequestError("say what: --reservation, or --board, or --all")
     states = await _active(farm)
@@ -91,9 +119,10 @@ async def hold(
     """
     if reservation is None and not await _holds(farm, boards):
         number = None if boards else count
-        async with farm.reserve(number, boards=boards, behaviour=behaviour, **wanted) as held:
-            until = held.expires_at.astimezone()
-            names = tuple(board.name for board in held)
+        async with await reserve(
+            farm, number, boards=boards, behaviour=behaviour, **wanted
+        ) as held:
+            names, until = names_of(held), held.expires_at.astimezone()
             say(f"Reserved {', '.join(names)} as {held.id} until {until:%Y-%m-%d %H:%M:%S}")
             yield [(held, names)]
         return

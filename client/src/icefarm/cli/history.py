@@ -4,12 +4,12 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from icefarm.cli.app import Broker, Json, Name, app, fail, open_farm, out, print_json
+from icefarm.cli.app import FarmOptions, Json, command, out, print_json
+from icefarm.cli.completing import complete_board
+from icefarm.cli.tables import Cell, Column, Table, print_table
 from icefarm.errors import InvalidRequestError
-from icefarm_schemas import Transition, Used, utc_now
+from icefarm_schemas import Transition, Used, What, utc_now
 
 Since = Annotated[
     str | None, typer.Option(help="Only from then on: 2026-11-01, 2026-11-01T08:00, 90m, 12h, 7d.")
@@ -26,41 +26,55 @@ def _moment(text: str | None) -> datetime | None:
             return utc_now() - timedelta(**{_UNITS[text[-1]]: float(text[:-1])})
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
-        fail(InvalidRequestError(f"{text!r} is no time; write 2026-11-01T08:00, 90m, 12h or 7d"))
+        raise InvalidRequestError(
+            f"{text!r} is no time; write 2026-11-01T08:00, 90m, 12h or 7d"
+        ) from None
 
 
 def _transitions(found: list[Transition]) -> Table:
-    table = Table("when", "reservation", "who", "what", "boards")
+    table = Table(
+        Column("when", whole=True),
+        Column("reservation", whole=True),
+        Column("who", spare=1),
+        Column("what"),
+        Column("boards"),
+    )
     for step in reversed(found):
         what = step.what.replace("_", " ") + (f": {step.why}" if step.why else "")
         by = f" (by {step.by})" if step.by not in (None, step.client) else ""
-        table.add_row(
+        colour = "red" if step.what is What.DEVICE_LOST else ""
+        table.add(
             f"{step.at.astimezone():%Y-%m-%d %H:%M:%S}",
-            Text(step.reservation),
-            Text(step.client),
-            Text(what + by),
-            Text(", ".join(step.devices)),
+            step.reservation,
+            step.client,
+            Cell(what + by, colour),
+            ", ".join(step.devices),
         )
     return table
 
 
 def _used(kind: str, found: tuple[Used, ...]) -> Table:
-    table = Table(kind, "reservations", "hours")
+    table = Table(
+        Column(kind, whole=True),
+        Column("reservations", whole=True, right=True),
+        Column("hours", whole=True, right=True),
+    )
     for used in found:
         name = used.name if used.agent is None else f"{used.name} ({used.agent})"
-        table.add_row(Text(name), str(used.reservations), f"{used.seconds / 3600:.2f}")
+        table.add(name, str(used.reservations), f"{used.seconds / 3600:.2f}")
     return table
 
 
-@app.command()
+@command
 def history(
+    options: FarmOptions,
     client: Annotated[str | None, typer.Option(help="Only of this user.")] = None,
-    board: Annotated[str | None, typer.Option(help="Only of this board.")] = None,
+    board: Annotated[
+        str | None, typer.Option(help="Only of this board.", autocompletion=complete_board)
+    ] = None,
     reservation: Annotated[str | None, typer.Option(help="Only of this reservation.")] = None,
     since: Since = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
-    broker: Broker = None,
-    name: Name = None,
     as_json: Json = False,
 ) -> None:
     """Show who held what, when, and why it ended; the latest at the end.
@@ -68,7 +82,7 @@ def history(
     Example: icefarm history --board bench-1-1 --since 7d
     """
     moment = _moment(since)
-    with open_farm(broker, name) as farm:
+    with options.open() as farm:
         found = farm.history(
             client=client, board=board, reservation=reservation, since=moment, limit=limit
         )
@@ -76,24 +90,23 @@ def history(
             for step in reversed(found):
                 print_json(step.model_dump(mode="json", exclude_none=True))
         elif found:
-            out.print(_transitions(found))
+            print_table(out, _transitions(found))
         else:
             out.print("Nothing has happened there.")
 
 
-@app.command()
-def usage(
-    since: Since = None, broker: Broker = None, name: Name = None, as_json: Json = False
-) -> None:
+@command
+def usage(options: FarmOptions, since: Since = None, as_json: Json = False) -> None:
     """Show how long boards were held, by user and by board.
 
     Example: icefarm usage --since 30d
     """
     moment = _moment(since)
-    with open_farm(broker, name) as farm:
+    with options.open() as farm:
         found = farm.usage(since=moment)
         if as_json:
             print_json(found.model_dump(mode="json", exclude_none=True))
         else:
-            out.print(_used("user", found.clients))
-            out.print(_used("board", found.devices))
+            print_table(out, _used("user", found.clients))
+            out.print()
+            print_table(out, _used("board", found.devices))

@@ -11,11 +11,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from icefarm.async_client import AsyncClient
-from icefarm.cli.app import ExitCode, app, err, fail, out
-from icefarm.errors import FarmError
+from icefarm.cli.app import Json, command, out, print_json
+from icefarm.cli.ending import ExitCode, err
+from icefarm.cli.evaluate import as_dictionary
+from icefarm.cli.progress import bar
+from icefarm.cli.tables import Cell, Column, Table, print_table
 from icefarm.farm import Farm, FarmFailedError
 from icefarm.results import Result
 from icefarm_broker.mosquitto import free_port
@@ -60,12 +62,9 @@ def _run(
     except (FarmFailedError, OSError) as error:
         err.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True)
         return ExitCode.FAILED
-    except FarmError as error:
-        fail(error)
-        return ExitCode.FAILED
 
 
-@app.command()
+@command
 def up(
     boards: Boards = 4,
     agents: Agents = 1,
@@ -97,8 +96,8 @@ def up(
     sys.exit(_run(directory, port, boards, agents, speed, serve))
 
 
-@app.command()
-def demo(boards: Boards = 4, agents: Agents = 2, speed: Speed = 1.0) -> None:
+@command
+def demo(boards: Boards = 4, agents: Agents = 2, speed: Speed = 1.0, as_json: Json = False) -> None:
     """Start a farm, measure real bitstreams on every board, compare, and end it.
 
     Example: icefarm demo --boards 8
@@ -115,16 +114,28 @@ def demo(boards: Boards = 4, agents: Agents = 2, speed: Speed = 1.0) -> None:
             AsyncClient(farm.url, name="demo") as client,
             client.reserve(boards) as reservation,
         ):
-            with err.status(f"Measuring {len(expected)} circuits on {boards} boards ..."):
+            with bar(f"Measuring {len(expected)} circuits", len(expected) * boards) as show:
                 async for result in reservation.evaluate(expected, on_every_board=True):
                     results.append(result)
-        table = Table("circuit", "board", "expected", "measured", "deviation")
+                    show(len(results))
+        table = Table(
+            Column("circuit"),
+            Column("board", whole=True),
+            Column("expected", whole=True, right=True),
+            Column("measured", right=True),
+            Column("deviation", spare=1, right=True),
+        )
         for result in sorted(results, key=lambda r: (r.index, r.board)):
             circuit = expected[result.bitstream]
             right = _is_right(result, circuit["pulses"])
             wrong += not right
-            table.add_row(*_row(result, circuit), style="" if right else "red")
-        out.print(table)
+            if as_json:
+                told = {"circuit": circuit["name"], "expected": circuit["pulses"]}
+                print_json(told | as_dictionary(result))
+            table.add(*(Cell(text, "" if right else "red") for text in _row(result, circuit)))
+        if as_json:
+            return
+        print_table(out, table)
         out.print(
             f"{len(results)} measurements on {boards} boards; "
             + (f"[red]{wrong} are wrong[/red]" if wrong else "each is what its circuit makes")

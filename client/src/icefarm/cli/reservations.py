@@ -2,13 +2,18 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from icefarm.cli.app import Broker, Json, Name, app, fail, open_farm, out, print_json, show_error
+from icefarm.cli.app import FarmOptions, Json, command, out, print_json
+from icefarm.cli.completing import complete_behaviour, complete_board, complete_reservation
+from icefarm.cli.ending import show_error
+from icefarm.cli.held import reserve as reserve_boards
+from icefarm.cli.held import run
 from icefarm.errors import FarmError, InvalidRequestError
 from icefarm_schemas import (
     DEFAULT_DEVICE_GRACE,
@@ -24,9 +29,22 @@ Wait = Annotated[
 Priority = Annotated[
     int, typer.Option(help="In the queue: higher ones are served first.", min=-10, max=10)
 ]
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids, as `icefarm reserve` printed them.")]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Ids, as `icefarm reservations` lists them.", autocompletion=complete_reservation
+    ),
+]
 Boards = Annotated[
-    list[str] | None, typer.Option("--board", help="This board of yours; repeat it for several.")
+    list[str] | None,
+    typer.Option(
+        "--board",
+        help="This board of yours; repeat it for several.",
+        autocompletion=complete_board,
+    ),
+]
+Behaviour = Annotated[
+    str, typer.Option(help="What the boards are to do.", autocompletion=complete_behaviour)
 ]
 All = Annotated[bool, typer.Option("--all", help="Everything that you hold.")]
 Arguments = Annotated[
@@ -43,6 +61,10 @@ def _show(state: ReservationState, words: str, as_json: bool) -> None:
         out.print(line, soft_wrap=True)
 
 
+def _local(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
 def _on_each(
     chosen: list[str],
     boards: list[str] | None,
@@ -51,7 +73,7 @@ def _on_each(
 ) -> Iterator[ReservationState]:
     """Do it for each reservation that is named, and fail at the end with the first refusal."""
     if (bool(chosen) + bool(boards) + everything) != 1:
-        fail(InvalidRequestError("say what: ids of reservations, or --board, or --all"))
+        raise InvalidRequestError("say what: ids of reservations, or --board, or --all")
     if not chosen:
         yield from work(boards=boards, everything=everything)
         return
@@ -64,7 +86,7 @@ def _on_each(
                 show_error(error)
             refused.append(error)
     if refused:
-        fail(refused[0])
+        raise refused[0]
 
 
 def parse_arguments(pairs: list[str]) -> dict[str, Any]:
@@ -83,17 +105,21 @@ def parse_pairs(what: str, pairs: list[str]) -> Iterator[tuple[str, str]]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            fail(InvalidRequestError(f"the {what} {pair!r} is not written key=value"))
+            raise InvalidRequestError(f"the {what} {pair!r} is not written key=value")
         yield key, value
 
 
-@app.command()
+@command
 def reserve(
+    options: FarmOptions,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many boards.")] = 1,
     board: Annotated[
-        list[str] | None, typer.Option(help="Exactly this board; repeat it for several.")
+        list[str] | None,
+        typer.Option(
+            help="Exactly this board; repeat it for several.", autocompletion=complete_board
+        ),
     ] = None,
-    behaviour: Annotated[str, typer.Option(help="What the boards are to do.")] = "pulsecount",
+    behaviour: Behaviour = "pulsecount",
     product: Annotated[str | None, typer.Option(help="Only boards of this product.")] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="Only boards labelled key=value; repeat it.")
@@ -106,8 +132,6 @@ def reserve(
         float,
         typer.Option(help="Seconds for which a board may be away before it counts as lost.", min=0),
     ] = DEFAULT_DEVICE_GRACE,
-    broker: Broker = None,
-    name: Name = None,
     as_json: Json = False,
 ) -> None:
     """Reserve boards and keep them until `icefarm release` or the end of the lease.
@@ -116,53 +140,55 @@ def reserve(
     """
     arguments = parse_arguments(argument or [])
     labels = {key: str(value) for key, value in parse_pairs("label", label or [])}
-    with open_farm(broker, name) as farm:
-        reservation = farm.reserve(
-            None if board else count,
-            boards=board,
-            behaviour=behaviour,
-            product=product,
-            labels=labels,
-            arguments=arguments,
-            duration=duration,
-            keep=True,
-            wait=wait,
-            priority=priority,
-            board_grace=board_grace,
-        )
-        until = reservation.expires_at.astimezone()
-        _show(reservation.state, f"is ready until {until:%Y-%m-%d %H:%M:%S}", as_json)
+
+    async def work() -> None:
+        async with options.open_async() as farm:
+            reservation = await reserve_boards(
+                farm,
+                None if board else count,
+                boards=board,
+                behaviour=behaviour,
+                product=product,
+                labels=labels,
+                arguments=arguments,
+                duration=duration,
+                keep=True,
+                wait=wait,
+                priority=priority,
+                board_grace=board_grace,
+            )
+            _show(reservation.state, f"is ready until {_local(reservation.expires_at)}", as_json)
+
+    run(work())
 
 
-@app.command()
+@command
 def extend(
+    options: FarmOptions,
     reservations: Ids = None,
     board: Boards = None,
     everything: All = False,
     duration: Duration = DEFAULT_DURATION,
-    broker: Broker = None,
-    name: Name = None,
     as_json: Json = False,
 ) -> None:
     """Let reservations end later: so many seconds from now.
 
     Example: icefarm extend 3f9a1c2b7d --duration 3600
     """
-    with open_farm(broker, name) as farm:
+    with options.open() as farm:
         longer = partial(farm.extend, duration=duration)
         for state in _on_each(reservations or [], board, everything, longer):
-            _show(state, f"now ends {state.expires_at:%Y-%m-%d %H:%M:%S} UTC", as_json)
+            _show(state, f"now ends {_local(state.expires_at)}", as_json)
 
 
-@app.command()
+@command
 def change(
-    behaviour: Annotated[str, typer.Option(help="What the boards are to do from now on.")],
+    options: FarmOptions,
+    behaviour: Behaviour,
     reservations: Ids = None,
     board: Boards = None,
     everything: All = False,
     argument: Arguments = None,
-    broker: Broker = None,
-    name: Name = None,
     as_json: Json = False,
 ) -> None:
     """Let boards do something else while they stay reserved.
@@ -170,26 +196,25 @@ def change(
     Example: icefarm change 3f9a1c2b7d --behaviour variance --argument waveform=true
     """
     arguments = parse_arguments(argument or [])
-    with open_farm(broker, name) as farm:
+    with options.open() as farm:
         other = partial(farm.change, behaviour=behaviour, arguments=arguments)
         for state in _on_each(reservations or [], board, everything, other):
             _show(state, "changes", as_json)
 
 
-@app.command()
+@command
 def release(
+    options: FarmOptions,
     reservations: Ids = None,
     board: Boards = None,
     everything: All = False,
-    broker: Broker = None,
-    name: Name = None,
     as_json: Json = False,
 ) -> None:
     """Give back the boards of reservations, or some of them.
 
     Example: icefarm release 3f9a1c2b7d
     """
-    with open_farm(broker, name) as farm:
+    with options.open() as farm:
         for state in _on_each(reservations or [], board, everything, farm.release):
             over = state.status is ReservationStatus.ENDED
             _show(state, "is released" if over else "keeps", as_json)

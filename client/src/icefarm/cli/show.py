@@ -1,17 +1,16 @@
-"""`icefarm boards`, `agents` and `watch`: what the farm has and does."""
+"""`icefarm boards`, `agents` and `reservations`: what the farm has, and who holds it."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime
-from typing import NoReturn
+from datetime import timedelta
+from typing import Annotated
 
-from rich.console import Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+import typer
 
-from icefarm.cli.app import Broker, Json, Name, app, open_farm, out, print_json
-from icefarm.client import Client
+from icefarm.cli.app import FarmOptions, Json, command, out, print_json
+from icefarm.cli.tables import Cell, Column, Table, print_table
 from icefarm.view import Agent, Board
+from icefarm_schemas import ReservationState, ReservationStatus, utc_now
 
 _COLOURS = {
     "available": "green",
@@ -22,100 +21,141 @@ _COLOURS = {
     "broken": "red",
     "away": "red",
 }
+_SOON = timedelta(minutes=5)
 
 
-def boards_table(boards: list[Board]) -> Table:
+def boards_table(boards: Iterable[Board]) -> Table:
     """Boards as people want to see them."""
-    table = Table("board", "agent", "status", "behaviour", "reservation", "product")
+    table = Table(
+        Column("board", whole=True),
+        Column("agent", spare=2),
+        Column("status", least=10),
+        Column("behaviour", least=10, spare=1),
+        Column("reservation", whole=True),
+        Column("product", least=12, spare=3),
+    )
     for board in boards:
-        status = Text(board.status, style=_COLOURS.get(board.status, ""))
-        if board.detail:
-            status.append(f": {board.detail}")
-        table.add_row(
-            Text(board.name),
-            Text(board.agent),
-            status,
-            Text(board.behaviour or ""),
-            Text(board.reservation or ""),
-            Text(board.product),
+        status = f"{board.status}: {board.detail}" if board.detail else board.status
+        table.add(
+            board.name,
+            board.agent,
+            Cell(status, _COLOURS.get(board.status, "")),
+            board.behaviour or "",
+            board.reservation or "",
+            board.product,
         )
     return table
 
 
-def agents_table(agents: list[Agent]) -> Table:
+def agents_table(agents: Iterable[Agent]) -> Table:
     """Agents as people want to see them."""
-    table = Table("agent", "status", "boards", "version")
+    table = Table(
+        Column("agent", whole=True),
+        Column("status", whole=True),
+        Column("boards", right=True),
+        Column("version", spare=1),
+    )
     for agent in agents:
-        status = Text("online", style="green") if agent.online else Text("away", style="red")
-        table.add_row(Text(agent.name), status, str(agent.boards), agent.version or "")
+        status = Cell("online", "green") if agent.online else Cell("away", "red")
+        table.add(agent.name, status, str(agent.boards), agent.version or "")
     return table
 
 
-@app.command()
-def boards(broker: Broker = None, name: Name = None, as_json: Json = False) -> None:
+def reservations_table(reservations: Iterable[ReservationState]) -> Table:
+    """Reservations as people want to see them."""
+    table = Table(
+        Column("reservation", whole=True),
+        Column("holder"),
+        Column("time left", whole=True, right=True),
+        Column("does", least=10, spare=1),
+        Column("boards", least=14),
+    )
+    for state in reservations:
+        table.add(
+            state.reservation,
+            state.client,
+            _time_left(state),
+            state.behaviour,
+            _whereabouts(state),
+        )
+    return table
+
+
+def in_order(reservations: Iterable[ReservationState]) -> list[ReservationState]:
+    """Those that have boards, the oldest first, and then the queue."""
+    return sorted(reservations, key=lambda state: (state.position or 0, state.created_at))
+
+
+def _time_left(state: ReservationState) -> Cell:
+    until = state.waits_until if state.position is not None else state.expires_at
+    if until is None:
+        return Cell("")
+    left = until - utc_now()
+    hours, seconds = divmod(max(0, round(left.total_seconds())), 3600)
+    text = f"{hours}:{seconds // 60:02}:{seconds % 60:02}"
+    return Cell(text, "yellow" if left < _SOON else "")
+
+
+def _whereabouts(state: ReservationState) -> Cell:
+    if state.status is ReservationStatus.QUEUED:
+        return Cell(f"{state.position} in the queue", "yellow")
+    return Cell(", ".join(device.device for device in state.devices))
+
+
+@command
+def boards(options: FarmOptions, as_json: Json = False) -> None:
     """List the boards of the farm.
 
     Example: icefarm boards --json
     """
-    with open_farm(broker, name) as farm:
+    with options.open() as farm:
         found = farm.boards()
-        if as_json:
-            for board in found:
-                print_json(asdict(board))
-        elif found:
-            out.print(boards_table(found))
-            free = sum(board.status == "available" for board in found)
-            out.print(f"{free} of {len(found)} available")
-        else:
-            out.print("The farm has no boards; is an agent running? `icefarm agents` lists them.")
+    if as_json:
+        for board in found:
+            print_json(asdict(board))
+    elif found:
+        print_table(out, boards_table(found))
+        free = sum(board.status == "available" for board in found)
+        print(f"{free} of {len(found)} available")
+    else:
+        print("The farm has no boards; is an agent running? `icefarm agents` lists them.")
 
 
-@app.command()
-def agents(broker: Broker = None, name: Name = None, as_json: Json = False) -> None:
+@command
+def agents(options: FarmOptions, as_json: Json = False) -> None:
     """List the agents of the farm: the machines that have boards.
 
     Example: icefarm agents
     """
-    with open_farm(broker, name) as farm:
+    with options.open() as farm:
         found = farm.agents()
-        if as_json:
-            for agent in found:
-                print_json(asdict(agent))
-        elif found:
-            out.print(agents_table(found))
-        else:
-            out.print("The farm has no agents yet.")
+    if as_json:
+        for agent in found:
+            print_json(asdict(agent))
+    elif found:
+        print_table(out, agents_table(found))
+    else:
+        print("The farm has no agents yet.")
 
 
-@app.command()
-def watch(broker: Broker = None, name: Name = None, as_json: Json = False) -> None:
-    """Show agents and boards as they change, until Ctrl-C; with --json, a line for each change.
+@command
+def reservations(
+    options: FarmOptions,
+    everybody: Annotated[
+        bool, typer.Option("--everybody", help="Those of all users, not only yours.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List your reservations and what you have in the queue, with the time that is left.
 
-    Example: icefarm watch --json | jq 'select(.status == "broken")'
+    Example: icefarm reservations --everybody
     """
-    with open_farm(broker, name) as farm:
-        if as_json:
-            _print_changes(farm)
-        with Live(console=out, screen=out.is_terminal, auto_refresh=False) as live:
-            while True:
-                at = "" if farm.is_served() else "  [red]control is not running[/red]"
-                live.update(
-                    Group(
-                        Text.from_markup(f"{datetime.now():%H:%M:%S}{at}"),
-                        agents_table(farm.agents()),
-                        boards_table(farm.boards()),
-                    ),
-                    refresh=True,
-                )
-                farm.changed()
-
-
-def _print_changes(farm: Client) -> NoReturn:
-    shown: dict[tuple[str, str], Board] = {}
-    while True:
-        for board in farm.boards():
-            key = (board.agent, board.name)
-            if shown.get(key) != board:
-                shown[key] = board
-                print_json(asdict(board))
-        farm.changed()
+    with options.open() as farm:
+        found, whose = farm.reservations(everybody=everybody), farm.name
+    if as_json:
+        for state in found:
+            print_json(state.model_dump(mode="json", exclude_none=True))
+    elif found:
+        print_table(out, reservations_table(in_order(found)))
+    else:
+        print("Nobody holds anything." if everybody else f"{whose} holds nothing.")

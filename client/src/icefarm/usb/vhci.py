@@ -108,6 +108,24 @@ _MISSING = (
 )
 
 
+def is_loaded() -> bool:
+    """Whether the module is there, so that ports are."""
+    return (_CONTROLLER / "attach").exists()
+
+
+async def is_loadable() -> bool:
+    """Whether the kernel has the module; it is not loaded by this."""
+    try:
+        modprobe = await asyncio.create_subprocess_exec(
+            *("modprobe", "--dry-run", "--quiet", "vhci-hcd"),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError:
+        return False
+    return await modprobe.wait() == 0
+
+
 async def prepare() -> None:
     """See to it that devices can be attached; the module is loaded when it is not.
 
@@ -123,7 +141,7 @@ async def prepare() -> None:
         raise NotSupportedError(
             f"only root may plug a device into this machine; run it with sudo, {_INSTEAD}"
         )
-    if not (_CONTROLLER / "attach").exists():
+    if not is_loaded():
         try:
             modprobe = await asyncio.create_subprocess_exec(
                 "modprobe",
@@ -134,7 +152,7 @@ async def prepare() -> None:
         except OSError as error:
             raise NotSupportedError(f"{_MISSING} (modprobe: {error})") from error
         _, words = await modprobe.communicate()
-        if modprobe.returncode != 0 or not (_CONTROLLER / "attach").exists():
+        if modprobe.returncode != 0 or not is_loaded():
             raise NotSupportedError(f"{_MISSING} ({words.decode(errors='replace').strip()})")
 
 

@@ -1,0 +1,69 @@
+"""What the shell offers when Tab is pressed."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from support.processes import Processes, script
+
+import icefarm
+from icefarm_broker.mosquitto import Mosquitto, free_port
+
+
+def offered(*words: str, **variables: str) -> list[str]:
+    """As bash asks for it, after its last word."""
+    done = subprocess.run(
+        [script("icefarm")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={
+            **os.environ,
+            "_ICEFARM_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(["icefarm", *words]),
+            "COMP_CWORD": str(len(words)),
+            **variables,
+        },
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_values_are_asked_of_the_farm(farm: Processes, mosquitto: Mosquitto) -> None:
+    url = mosquitto.url
+    assert offered("reserve", "--farm", url, "--board", "bench-") == [
+        "bench-1",
+        "bench-2",
+        "bench-3",
+        "bench-4",
+    ]
+    assert offered("reserve", "--behaviour", "p", ICEFARM_BROKER=url) == ["pulsecount"]
+    with (
+        icefarm.Client(url) as mine,
+        icefarm.Client(url, name="bob") as bob,
+        mine.reserve() as held,
+        bob.reserve(),
+    ):
+        assert offered("release", "", ICEFARM_BROKER=url) == [held.id]
+        assert offered("flash", "--reservation", "", ICEFARM_BROKER=url) == [held.id]
+
+
+def test_farms_are_those_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[farms.lab]\nbroker = "mqtt://a"\n[farms.home]\nbroker = "mqtt://b"\n')
+    assert offered("boards", "--farm", "", ICEFARM_CONFIG=str(file)) == ["lab", "home"]
+    assert offered("login", "l", ICEFARM_CONFIG=str(file)) == ["lab"]
+    file.write_text("no TOML")
+    assert offered("boards", "--farm", "", ICEFARM_CONFIG=str(file)) == []
+    assert offered("boards", "--farm", "lab", "--board", "", ICEFARM_CONFIG=str(file)) == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "farm.invalid", "10.255.255.1"])
+def test_a_farm_that_does_not_answer_holds_up_nobody(host: str) -> None:
+    began = time.monotonic()
+    assert offered("reserve", "--board", "", ICEFARM_BROKER=f"mqtt://{host}:{free_port()}") == []
+    # A second of asking, and the rest is the start of Python on a busy machine.
+    assert time.monotonic() - began < 5
