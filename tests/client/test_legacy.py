@@ -489,13 +489,21 @@ def test_a_result_is_unpacked_or_read_by_name() -> None:
     assert batch(["a", "b", "c"], 2) == [["a", "c"], ["b"]]
 
 
-def test_the_older_address_leads_to_the_farm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_older_address_leads_to_the_farm(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    monkeypatch.setenv("ICEFARM_CONFIG", str(file))
+    file.write_text('[farms.lab]\nbroker = "mqtts://farm.example"\n')
     monkeypatch.delenv("ICEFARM_BROKER", raising=False)
     assert farm_of("http://lab.example:8080") == "mqtt://lab.example:1883"
     assert farm_of("http://localhost:8080/") == "mqtt://localhost:1883"
     assert farm_of("https://[::1]:8080") == "mqtt://[::1]:1883"
     assert farm_of("mqtts://ann@lab") == "mqtts://ann@lab"
     assert farm_of("lab") == "lab"
+    file.write_text('default = "lab"\n[farms.lab]\nbroker = "mqtts://farm.example"\n')
+    assert farm_of("http://lab.example:8080") is None
+    file.write_text("")
     monkeypatch.setenv("ICEFARM_BROKER", "mqtt://elsewhere")
     assert farm_of("http://lab.example:8080") is None
     assert farm_of("mqtt://lab.example") == "mqtt://lab.example"
