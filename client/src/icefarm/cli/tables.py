@@ -1,6 +1,8 @@
 """Tables that fit the terminal: lines of plain text, each cell of which may have a colour.
 
-Rich's own tables measure and wrap each cell, which takes seconds for ten thousand rows.
+Rich's own tables cannot keep ids whole while they shorten other columns, nor leave columns out, so
+on a narrow terminal they would cut what is to be typed again. They also take seconds for ten
+thousand rows.
 """
 
 from collections.abc import Iterable, Sequence
