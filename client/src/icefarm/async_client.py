@@ -20,11 +20,11 @@ from icefarm.errors import (
     from_broker,
 )
 from icefarm.handlers import E, Handler, Handlers, check_handler
-from icefarm.holding import Holding
 from icefarm.leasing import Lease
 from icefarm.requests import make, reserve_request, selection
 from icefarm.reserving import Reserving
 from icefarm.session import Session
+from icefarm.subscriptions import Subscriptions
 from icefarm.termination import AsyncTermination
 from icefarm.view import Agent, Board, View
 from icefarm_broker import NobodyListensError
@@ -45,11 +45,6 @@ from icefarm_schemas import (
     UsageRequest,
     check_name,
     utc_now,
-)
-from icefarm_schemas.topics import (
-    AgentStateTopic,
-    DeviceStateTopic,
-    ReservationStateTopic,
 )
 
 DEFAULT_GRACE = 90.0
@@ -105,9 +100,7 @@ class AsyncClient:
         self._session = Session(
             self._address, self.name, self._grace, handlers=self._handlers, strict=self._debug
         )
-        self._reservations: dict[str, AsyncReservation] = {}
-        self._leases: dict[str, asyncio.Task[None]] = {}
-        self._sees_all = False
+        self._subscriptions = Subscriptions(self._session)
         self._told = -1
         self._termination = AsyncTermination()
         self._termination.begin()
@@ -176,12 +169,12 @@ class AsyncClient:
 
     async def boards(self) -> list[Board]:
         """All boards of the farm, by agent and name."""
-        await self._see_all()
+        await self._subscriptions.see_all()
         return self._view.list_boards()
 
     async def agents(self) -> list[Agent]:
         """All agents of the farm, by name."""
-        await self._see_all()
+        await self._subscriptions.see_all()
         return self._view.list_agents()
 
     async def is_served(self) -> bool:
@@ -197,7 +190,7 @@ class AsyncClient:
 
         That is, since this returned last; so nothing is missed between asking and waiting.
         """
-        await self._see_all()
+        await self._subscriptions.see_all()
         while self._view.version == self._told:
             await self._session.while_listening(self._view.changed())
         self._told = self._view.version
@@ -413,49 +406,7 @@ class AsyncClient:
         return list((await self._session.ask(operation, message)).reservations or ())
 
     async def _open(self, state: ReservationState, lease: Lease | None) -> AsyncReservation:
-        holding = Holding(self._session, state, lease)
-        reservation = AsyncReservation(self, holding)
-        self._reservations[state.reservation] = reservation
-        self._session.follow(state.reservation, holding)
-        await self._session.subscribe(*self._topics(state))
-        self._session.ask_if_silent(state.reservation)
-        self._let_lease_end(state.reservation)
-        if lease is not None:
-            self._leases[state.reservation] = self._session.later(lease.keep())
-        return reservation
-
-    def _let_lease_end(self, reservation: str) -> None:
-        keeper = self._leases.pop(reservation, None)
-        if keeper is not None:
-            keeper.cancel()
+        return AsyncReservation(self, await self._subscriptions.hold(state, lease))
 
     async def _close(self, state: ReservationState) -> None:
-        self._let_lease_end(state.reservation)
-        self._reservations.pop(state.reservation, None)
-        self._session.unfollow(state.reservation)
-        if self._sees_all:
-            return
-        # Another reservation may have boards of the same agent.
-        needed = {
-            topic for held in self._reservations.values() for topic in self._topics(held.state)
-        }
-        unneeded = [topic for topic in self._topics(state) if topic not in needed]
-        if unneeded:
-            await self._session.connection.unsubscribe(*unneeded)
-
-    def _topics(self, state: ReservationState) -> list[str]:
-        root = self._session.root
-        agents = {device.agent for device in state.devices}
-        return [
-            ReservationStateTopic(state.reservation).build(root),
-            *(AgentStateTopic(agent).build(root) for agent in sorted(agents)),
-            *(DeviceStateTopic(d.agent, d.device).build(root) for d in state.devices),
-        ]
-
-    async def _see_all(self) -> None:
-        if not self._sees_all:
-            root = self._session.root
-            await self._session.subscribe(
-                AgentStateTopic.pattern(root), DeviceStateTopic.pattern(root)
-            )
-            self._sees_all = True
+        await self._subscriptions.let_go(state)
