@@ -169,6 +169,8 @@ class MqttClient(aiomqtt.Client):
         self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
 
     async def __aenter__(self) -> "MqttClient":
+        lost = self.lost
+        lost.add_done_callback(self._fail_answers)
         try:
             await super().__aenter__()
         except aiomqtt.MqttCodeError as error:
@@ -188,7 +190,10 @@ class MqttClient(aiomqtt.Client):
             raise BrokerUnreachableError(
                 f"no broker answers at {self._address}: {error}; is it running there?"
             ) from error
-        self.lost.add_done_callback(self._fail_answers)
+        if lost.done():
+            # aiomqtt puts a new future in its place, which would never be done.
+            self._client.disconnect()
+            raise ConnectionLostError(f"the broker at {self._address} cut the connection at once")
         return self
 
     async def close(self, *, with_will: bool = False) -> None:
@@ -329,6 +334,9 @@ class MqttClient(aiomqtt.Client):
             self._when_connected()
 
     def _fail_answers(self, lost: "asyncio.Future[None]") -> None:
+        # Or asyncio complains where nobody has waited for it.
+        why = None if lost.cancelled() else lost.exception()
+        log.debug("the connection is over: %s", why or "closed")
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(self.why_lost())
