@@ -47,6 +47,8 @@ from icefarm_schemas import (
     utc_now,
 )
 
+_SHORTEST_EXTENSION = 60.0
+"""Seconds by which the lease of a reservation that was found is extended at least."""
 DEFAULT_GRACE = 90.0
 """Seconds for which a lost client keeps its reservations: it may be a minute without network."""
 
@@ -257,8 +259,8 @@ class AsyncClient:
 
         From now on this session is told what happens to it, and where it was not made with `keep`,
         it ends with this session. With `take_over=False` it stays the other process's, and this one
-        can only use its boards. While this process lives, the lease is extended, to an hour each
-        time, unless `auto_extend` is False.
+        can only use its boards. While this process lives, the lease is extended by as much as is
+        left of it now (at least a minute, at most an hour), unless `auto_extend` is False.
 
         Raises:
             NoSuchReservationError, ReservationEndedError: it never was, or is over.
@@ -276,7 +278,8 @@ class AsyncClient:
         assert state.expires_at is not None  # It is active.
         # By this machine's clock; where that is wrong, control warns in time.
         left = (state.expires_at - utc_now()).total_seconds()
-        return await self._open(state, Lease(self._session, state, DEFAULT_DURATION, left))
+        duration = min(max(left, _SHORTEST_EXTENSION), DEFAULT_DURATION)
+        return await self._open(state, Lease(self._session, state, duration, left))
 
     async def reservations(self, *, everybody: bool = False) -> list[ReservationState]:
         """Your reservations that are not over, queued ones too, the oldest first.
