@@ -14,13 +14,12 @@ from icefarm.cli.app import FarmOptions, Json, command, print_json
 from icefarm.cli.completing import complete_board, complete_reservation
 from icefarm.cli.ending import ExitCode, show_error
 from icefarm.cli.held import Held, hold, say
-from icefarm.cli.reservations import Duration, Wait, parse_pairs
+from icefarm.cli.reservations import Wait, parse_pairs
 from icefarm.errors import FarmError, InvalidRequestError
 from icefarm.usb import vhci
 from icefarm.usb.records import Record, list_records, recorded
 from icefarm.usb.server import USBIP_PORT, AsyncUsbServer
 from icefarm_broker.service import run_service
-from icefarm_schemas import DEFAULT_DURATION
 
 _DETACHING = 10.0
 """Seconds that another process may take to end an attachment."""
@@ -47,7 +46,6 @@ def attach(
     label: Annotated[
         list[str] | None, typer.Option(help="Only boards labelled key=value; repeat it.")
     ] = None,
-    duration: Duration = DEFAULT_DURATION,
     wait: Wait = None,
     server: Annotated[
         bool, typer.Option("--server", help="Offer them to any USB/IP client of this machine.")
@@ -70,7 +68,6 @@ def attach(
         "count": count,
         "product": product,
         "labels": labels,
-        "duration": duration,
         "wait": wait,
     }
     failed = False

@@ -11,11 +11,10 @@ from icefarm.async_console import AsyncConsole
 from icefarm.cli.app import FarmOptions, command
 from icefarm.cli.completing import complete_board, complete_reservation
 from icefarm.cli.held import hold, say
-from icefarm.cli.reservations import Duration, Wait
+from icefarm.cli.reservations import Wait
 from icefarm.cli.terminal import Pipe, Pty, Terminal
 from icefarm.errors import InvalidRequestError, StreamLostError
 from icefarm_broker.service import run_service
-from icefarm_schemas import DEFAULT_DURATION
 
 _QUIET = 2.0
 """Seconds without a word from the board after the last line of input."""
@@ -59,7 +58,6 @@ def console(
     pty: Annotated[
         Path | None, typer.Option(help="Offer it as a tty to other programs, under this path.")
     ] = None,
-    duration: Duration = DEFAULT_DURATION,
     wait: Wait = None,
 ) -> None:
     """Talk to a board's console; without root, and without its USB being plugged in here.
@@ -81,7 +79,6 @@ def console(
                 [board] if board is not None else None,
                 "serial",
                 only_one=True,
-                duration=duration,
                 wait=wait,
             ) as held,
         ):

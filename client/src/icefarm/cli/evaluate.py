@@ -13,10 +13,9 @@ from icefarm.cli.completing import complete_reservation
 from icefarm.cli.ending import ExitCode
 from icefarm.cli.held import reserve, run, say
 from icefarm.cli.progress import bar
-from icefarm.cli.reservations import Arguments, Behaviour, Duration, Wait, parse_arguments
+from icefarm.cli.reservations import Arguments, Behaviour, Wait, parse_arguments
 from icefarm.cli.tables import Cell, Column, Table, print_table
 from icefarm.results import Result
-from icefarm_schemas import DEFAULT_DURATION
 
 
 @command
@@ -38,7 +37,6 @@ def evaluate(
     every_board: Annotated[
         bool, typer.Option("--every-board", help="Each bitstream on each board, not on any one.")
     ] = False,
-    duration: Duration = DEFAULT_DURATION,
     wait: Wait = None,
     as_json: Json = False,
 ) -> None:
@@ -55,14 +53,13 @@ def evaluate(
         nonlocal failed, total
         async with options.open_async() as farm:
             held = (
-                await farm.find_reservation(reservation)
+                await farm.find_reservation(reservation, take_over=False)
                 if reservation is not None
                 else await reserve(
                     farm,
                     count,
                     behaviour=behaviour,
                     arguments=arguments,
-                    duration=duration,
                     wait=wait,
                 )
             )

@@ -122,8 +122,8 @@ async def hold(
         async with await reserve(
             farm, number, boards=boards, behaviour=behaviour, **wanted
         ) as held:
-            names, until = names_of(held), held.expires_at.astimezone()
-            say(f"Reserved {', '.join(names)} as {held.id} until {until:%Y-%m-%d %H:%M:%S}")
+            names = names_of(held)
+            say(f"Reserved {', '.join(names)} as {held.id}, for as long as this runs")
             yield [(held, names)]
         return
     found = await find_held(farm, reservation, boards)
