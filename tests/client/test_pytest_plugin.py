@@ -21,6 +21,7 @@ from support.waiting import until
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto, free_port
+from icefarm_schemas import EndReason
 
 SUITES = Path(__file__).parent / "suites"
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "pytest.md"
@@ -114,6 +115,11 @@ def until_all_free(client: icefarm.Client) -> None:
         "all boards are free",
         timeout=SOON,
     )
+
+
+def ends(client: icefarm.Client, reservations: list[str]) -> list[str | None]:
+    """Why reservations of a suite ended."""
+    return [client.history(reservation=one)[0].why for one in reservations]
 
 
 @pytest.fixture
@@ -352,8 +358,8 @@ def test_markers_are_checked_without_a_farm(suite: Suite, nowhere: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("icefarm_wait", "long", "icefarm_wait = long: this is no number of seconds"),
-        ("icefarm_wait", "-1", "icefarm_wait = -1: this is no number of seconds"),
+        ("icefarm_wait", "long", "icefarm_wait: 'long' is no number of seconds"),
+        ("icefarm_wait", "-1", "icefarm_wait: '-1' is no number of seconds"),
         ("icefarm_missing", "ignore", "icefarm_missing = ignore: write fail or skip"),
         ("icefarm_scope", "module", "icefarm_scope = module: write test or session"),
     ],
@@ -406,8 +412,13 @@ def test_own_fixtures_and_markers_of_a_suite_go_first(suite: Suite) -> None:
 
 @pytest.mark.parametrize(
     ("number", "options", "held"),
-    [(signal.SIGINT, [], 1), (signal.SIGTERM, [], 1), (signal.SIGINT, ["-n", "2"], 2)],
-    ids=["Ctrl-C", "SIGTERM", "workers"],
+    [
+        (signal.SIGINT, [], 1),
+        (signal.SIGTERM, [], 1),
+        (signal.SIGINT, ["-n", "2"], 2),
+        (signal.SIGTERM, ["-n", "2"], 2),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "Ctrl-C with workers", "SIGTERM with workers"],
 )
 def test_an_interrupted_run_gives_boards_back(
     suite: Suite, watcher: icefarm.Client, number: int, options: list[str], held: int
@@ -415,20 +426,26 @@ def test_an_interrupted_run_gives_boards_back(
     suite.write(
         """
         @pytest.mark.parametrize("n", range(6))
-        def test_holds(board, n):
-            note(f"begun")
+        def test_holds(boards, n):
+            note(boards.id)
             time.sleep(60)
-            note("done")
+            note("not interrupted")
         """
     )
     with suite.start(*options) as process:
         until(lambda: len(suite.notes()) == held)
-        os.killpg(process.pid, number)
-        output, _ = process.communicate(timeout=SOON)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
     print(output)
-    assert process.returncode == pytest.ExitCode.INTERRUPTED
-    until_all_free(watcher)
-    assert suite.notes() == ["begun"] * held
+    if options and number == signal.SIGTERM:
+        # The process that deals out the tests uses no farm, and handles no signals.
+        assert process.returncode == -signal.SIGTERM
+    else:
+        assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert ends(watcher, suite.notes()) == [EndReason.RELEASED] * held
 
 
 def test_an_interrupted_run_leaves_the_queue(suite: Suite, watcher: icefarm.Client) -> None:
@@ -446,17 +463,18 @@ def test_the_first_failure_ends_a_run(suite: Suite, watcher: icefarm.Client) -> 
     suite.set(icefarm_scope="session")
     suite.write(
         """
-        def test_fails(board):
+        def test_fails(boards):
+            note(boards.id)
             assert False, "as it should"
 
-        def test_next(board):
-            note("never")
+        def test_next(boards):
+            note(boards.id)
         """
     )
     status, output = suite.run("-x")
     assert status == 1
     assert "1 failed" in output
-    assert not suite.notes()
+    assert ends(watcher, suite.notes()) == [EndReason.RELEASED]
 
 
 def test_boards_of_a_killed_worker_come_back(suite: Suite, watcher: icefarm.Client) -> None:
@@ -464,14 +482,16 @@ def test_boards_of_a_killed_worker_come_back(suite: Suite, watcher: icefarm.Clie
         """
         @pytest.mark.board(count=2)
         def test_dies(boards):
+            note(boards.id)
             os.kill(os.getpid(), signal.SIGKILL)
 
         @pytest.mark.board(count=2)
         def test_lives(boards):
-            note([r.pulses for r in boards.evaluate([CIRCUIT])])
+            note(boards.id)
+            assert [r.pulses for r in boards.evaluate([CIRCUIT])] == [1000]
         """
     )
     status, output = suite.run("-n", "1")
     assert status == 1
     assert "1 failed, 1 passed" in output
-    assert suite.notes() == ["[1000]"]
+    assert ends(watcher, suite.notes()) == [EndReason.SESSION_GONE, EndReason.RELEASED]

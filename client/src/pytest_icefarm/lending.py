@@ -81,11 +81,26 @@ class Lender:
     @contextmanager
     def lend(self, wishes: Wishes, scope: str | None) -> Iterator[icefarm.Reservation]:
         """Boards for one test, given back after it, or kept for others of the session."""
-        if (scope or self._settings.scope) == "session":
-            yield self._keep(wishes)
+        is_kept = (scope or self._settings.scope) == "session"
+        with self._told_plainly(wishes):
+            reservation = self._keep(wishes) if is_kept else self._reserve(wishes)
+        if is_kept:
+            yield reservation
         else:
-            with self._reserve(wishes) as reservation:
+            with reservation:
                 yield reservation
+
+    @contextmanager
+    def _told_plainly(self, wishes: Wishes) -> Iterator[None]:
+        """What the farm says is for people, and not where in this library it was heard."""
+        try:
+            yield
+        except _NO_FARM as error:
+            _go_without(self._settings, _no_farm(error))
+        except _NO_BOARD as error:
+            _go_without(self._settings, self._no_board(wishes, error))
+        except icefarm.FarmError as error:
+            pytest.fail(f"No boards for this test, which wants {wishes}: {error}", pytrace=False)
 
     def _keep(self, wishes: Wishes) -> icefarm.Reservation:
         for kept in self._kept:
@@ -101,19 +116,12 @@ class Lender:
         return reservation
 
     def _reserve(self, wishes: Wishes) -> icefarm.Reservation:
-        try:
-            if self._kept:
-                with suppress(icefarm.NotAvailableError):
-                    return wishes.reserve(self._client, 0)
-                # What this session keeps for other tests may be what this one would wait for.
-                self._give_back_all()
-            return wishes.reserve(self._client, self._settings.wait)
-        except _NO_FARM as error:
-            _go_without(self._settings, _no_farm(error))
-        except _NO_BOARD as error:
-            _go_without(self._settings, self._no_board(wishes, error))
-        except icefarm.FarmError as error:
-            pytest.fail(f"No boards for this test, which wants {wishes}: {error}", pytrace=False)
+        if self._kept:
+            with suppress(icefarm.NotAvailableError):
+                return wishes.reserve(self._client, 0)
+            # What this session keeps for other tests may be what this one would wait for.
+            self._give_back_all()
+        return wishes.reserve(self._client, self._settings.wait)
 
     def _no_board(self, wishes: Wishes, error: icefarm.FarmError) -> str:
         said = f"No boards for this test, which wants {wishes}: {error}"

@@ -83,8 +83,11 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not math.isfinite(seconds) or seconds < 0:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return seconds
 
@@ -93,11 +96,10 @@ def _wait(config: pytest.Config) -> float:
     given: float | None = config.getoption("icefarm_wait")
     if given is not None:
         return given
-    text = config.getini("icefarm_wait")
     try:
-        return _seconds(text)
-    except (ValueError, argparse.ArgumentTypeError):
-        raise pytest.UsageError(f"icefarm_wait = {text}: this is no number of seconds") from None
+        return _seconds(config.getini("icefarm_wait"))
+    except argparse.ArgumentTypeError as error:
+        raise pytest.UsageError(f"icefarm_wait: {error}") from None
 
 
 def _one_of(config: pytest.Config, name: str, choices: tuple[str, ...]) -> str:
