@@ -287,7 +287,7 @@ def test_without_a_farm(suite: Suite, nowhere: str) -> None:
     assert status == 0
     assert "1 passed, 2 skipped" in output
     assert nowhere.removeprefix("mqtt://") in output
-    assert "Say where it is with --icefarm-farm" in output
+    assert "say where it is with --icefarm-farm" in output
     status, output = suite.run("-n", "2")
     assert status == 1
     assert "1 passed, 2 errors" in output
@@ -304,7 +304,7 @@ def test_without_a_board_in_time(suite: Suite, watcher: icefarm.Client) -> None:
         assert status == 0
         assert "1 skipped" in output
         assert "1 of the farm's boards for 'pulsecount'" in output
-        assert "as was waited (1 s)" in output
+        assert "queue for longer than 1 s" in output
         status, output = suite.run("--icefarm-missing=fail", "--icefarm-wait=0")
         assert status == 1
         assert "1 error" in output

@@ -124,12 +124,12 @@ class Lender:
         return wishes.reserve(self._client, self._settings.wait)
 
     def _no_board(self, wishes: Wishes, error: icefarm.FarmError) -> str:
-        said = f"No boards for this test, which wants {wishes}: {error}"
+        said = f"No boards for this test, which wants {wishes} ({error}): "
         if not isinstance(error, icefarm.NotAvailableError):
-            return f"{said}. `icefarm boards` shows what there is."
+            return f"{said}`icefarm boards` shows what there is."
         said += (
-            f" ({self._settings.wait:g} s). `icefarm boards` shows who has them; --icefarm-wait, "
-            "or icefarm_wait in the ini file, lets tests queue for longer."
+            f"`icefarm boards` shows who has them, and --icefarm-wait, or icefarm_wait in the ini "
+            f"file, lets tests queue for longer than {self._settings.wait:g} s."
         )
         if self._settings.is_worker and self._settings.scope == "session":
             said += (
@@ -151,8 +151,8 @@ def _give_back(reservation: icefarm.Reservation) -> None:
 
 def _no_farm(error: icefarm.FarmError) -> str:
     return (
-        f"No farm for this test: {error}. Say where it is with --icefarm-farm, icefarm_farm in the "
-        "ini file or the variable ICEFARM_BROKER; `icefarm up` starts one on this machine."
+        f"No farm for this test ({error}): say where it is with --icefarm-farm, icefarm_farm in "
+        "the ini file or the variable ICEFARM_BROKER; `icefarm up` starts one on this machine."
     )
 
 
