@@ -11,7 +11,7 @@ import pytest
 
 import icefarm
 from pytest_icefarm.settings import Settings
-from pytest_icefarm.wishes import Wishes
+from pytest_icefarm.wishes import OVER, Wishes
 
 _GRACE = 30.0
 """Seconds for which a process that is killed keeps its boards: its run is over, others wait."""
@@ -145,7 +145,7 @@ class Lender:
 
 def _give_back(reservation: icefarm.Reservation) -> None:
     # One that is over needs it no more.
-    with suppress(icefarm.ReservationEndedError):
+    with suppress(*OVER):
         reservation.release()
 
 

@@ -12,6 +12,9 @@ from pytest_icefarm.settings import SCOPES
 
 _NAMES = ("behaviour", "count", "boards", "product", "labels", "arguments", "scope")
 
+OVER = (icefarm.ReservationEndedError, icefarm.NoSuchReservationError)
+"""What a request about a reservation that is over, perhaps for long, is answered."""
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -126,6 +129,6 @@ class Wishes:
         try:
             # It restarts only those that do something else, or with other arguments.
             reservation.change(self.behaviour, arguments=self.arguments)
-        except (icefarm.BoardLostError, icefarm.ReservationEndedError):
+        except (icefarm.BoardLostError, *OVER):
             return False
         return len(reservation) == self.number
