@@ -1,6 +1,5 @@
 """Fixtures: a real Mosquitto and a real Postgres, started for the tests on free ports."""
 
-import secrets
 import shutil
 import signal
 import tempfile
@@ -8,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
-import psycopg
 import pytest
+from support.databases import new_database
 from support.processes import Processes
 from support.recorder import Recorder
 
@@ -39,11 +38,8 @@ def postgres() -> Iterator[str]:
 @pytest.fixture
 def database_url(postgres: str) -> Iterator[str]:
     """A new, empty database."""
-    name = f"test_{secrets.token_hex(4)}"
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-        yield postgres.replace("/postgres?", f"/{name}?")
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    with new_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture

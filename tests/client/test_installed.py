@@ -122,3 +122,9 @@ def test_what_users_need_is_in_the_wheels(python: Path) -> None:
         [python, "-c", source], capture_output=True, text=True, check=True
     ).stdout.strip()
     assert (Path(folder) / "circuits.json").exists()
+    source = "from importlib.metadata import entry_points as points; "
+    source += "print(points(group='pytest11')['icefarm'].load().__file__)"
+    plugin = subprocess.run(
+        [python, "-c", source], capture_output=True, text=True, check=True
+    ).stdout
+    assert plugin.startswith(str(python.parents[1])), "not the installed plugin was loaded"
