@@ -173,6 +173,7 @@ class StreamAgent:
             behaviours=BEHAVIOURS,
             behaviour=assignment and assignment.behaviour,
             reservation=assignment and assignment.reservation,
+            generation=assignment and assignment.generation,
             since=utc_now(),
         )
         await self.connection.publish(DeviceStateTopic(self.name, board), state)

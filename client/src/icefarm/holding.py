@@ -104,7 +104,9 @@ class Holding:
         if lost:
             raise self.loss_of(min(lost))
         self.check()
-        return all(self.view.is_ready(*key_of(d), self.id, d.behaviour) for d in self.state.devices)
+        return all(
+            self.view.is_ready(*key_of(d), self.id, d.generation) for d in self.state.devices
+        )
 
     def give_back(self, key: BoardKey) -> None:
         """That it is in the reservation no more will be no loss."""

@@ -160,16 +160,16 @@ class View:
         return self._change.wait()
 
     def is_ready(
-        self, agent: str, device: str, reservation: str, behaviour: str | None = None
+        self, agent: str, device: str, reservation: str, generation: int | None = None
     ) -> bool:
-        """Whether a device serves a reservation, with this behaviour if one is given."""
+        """Whether a device serves a reservation, in this generation or a later one."""
         state = self.devices.get((agent, device))
         return (
             state is not None
             and self._is_online(agent)
             and state.status is DeviceStatus.READY
             and state.reservation == reservation
-            and behaviour in (None, state.behaviour)
+            and (generation is None or (state.generation or 1) >= generation)
         )
 
     def list_boards(self) -> list[Board]:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
+    Integer,
     Interval,
     Text,
     text,
@@ -136,6 +137,10 @@ class Allocation(SQLModel, table=True):
     device: str = Field(primary_key=True)
     behaviour: str
     arguments: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    generation: int = Field(
+        default=1, sa_column=Column(Integer, nullable=False, server_default=text("1"))
+    )
+    """Of the behaviour and its arguments; each change of them is a new one."""
     started_at: datetime = Field(sa_column=_time())
     ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
 

@@ -352,6 +352,7 @@ class Device:
                 labels=self._labels,
                 behaviour=serving and serving.behaviour,
                 reservation=serving and serving.reservation,
+                generation=serving and serving.generation,
                 in_use=self.stream.is_open,
                 repairs=self._repairs,
                 port=None if self._board.port is None else self._board.port.busid,
@@ -380,8 +381,9 @@ def left_of(assignment: Assignment, retained: bool) -> float:
 
 def _is_same_work(one: Assignment, other: Assignment) -> bool:
     """Whether a device that does the one does the other too; the lease may be longer."""
-    return (one.reservation, one.behaviour, one.arguments) == (
+    return (one.reservation, one.generation, one.behaviour, one.arguments) == (
         other.reservation,
+        other.generation,
         other.behaviour,
         other.arguments,
     )

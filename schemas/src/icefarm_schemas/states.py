@@ -100,6 +100,7 @@ class DeviceState(Message):
 
     `in_use` says whether a stream of the holder's is open. `repairs` counts how often the agent
     found the device in another state than it should be in, and brought it back, since it started.
+    `generation` is that of the assignment that it serves.
     `port` is where the device is plugged in, as in "1-1.2"; by it an agent that was killed knows a
     device again whose holder's firmware calls itself something else.
     """
@@ -110,6 +111,7 @@ class DeviceState(Message):
     labels: dict[Name, str] = Field(default_factory=dict)
     behaviour: Name | None = None
     reservation: Name | None = None
+    generation: int | None = None
     in_use: bool = False
     repairs: int = 0
     port: str | None = Field(default=None, max_length=64)
@@ -121,7 +123,8 @@ class Assignment(Message):
     """`agents/{agent}/devices/{device}/assignment`: what control wants; no message means free.
 
     The lease was given or extended at `granted_at`: an agent counts from there by its monotonic
-    clock, whatever its wall clock shows.
+    clock, whatever its wall clock shows. Each change of the behaviour or its arguments is a new
+    `generation`, which the device reports when it serves it.
     """
 
     reservation: Name
@@ -129,6 +132,7 @@ class Assignment(Message):
     session: Name
     behaviour: Name
     arguments: dict[str, Any] = Field(default_factory=dict)
+    generation: int = Field(default=1, ge=1)
     granted_at: UtcTime
     expires_at: UtcTime
 
@@ -163,11 +167,15 @@ class EndReason(StrEnum):
 
 
 class HeldDevice(Message):
-    """A device of a reservation, the agent that has it, and what it is to do."""
+    """A device of a reservation, the agent that has it, and what it is to do.
+
+    It does that when its state has this `generation`, or a later one.
+    """
 
     agent: Name
     device: Name
     behaviour: Name
+    generation: int = Field(default=1, ge=1)
 
 
 class ReservationState(Message):

@@ -151,7 +151,11 @@ BEGIN
     FOREACH r IN ARRAY found LOOP
         SELECT array_agg(agent), array_agg(device) INTO in_agents, in_devices
         FROM selected_devices(r, request);
-        UPDATE allocation a SET behaviour = request->>'behaviour', arguments = request->'arguments'
+        UPDATE allocation a
+        SET behaviour = request->>'behaviour', arguments = request->'arguments',
+            generation = a.generation + CASE
+                WHEN a.behaviour = request->>'behaviour' AND a.arguments = request->'arguments'
+                THEN 0 ELSE 1 END
         FROM selected_devices(r, request) s
         WHERE a.reservation = r.id AND a.agent = s.agent AND a.device = s.device;
         IF NOT request ? 'devices' THEN

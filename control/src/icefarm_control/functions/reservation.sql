@@ -41,7 +41,8 @@ LANGUAGE sql STABLE AS $$
         )) END,
         'devices', coalesce((
             SELECT jsonb_agg(jsonb_build_object(
-                'agent', a.agent, 'device', a.device, 'behaviour', a.behaviour
+                'agent', a.agent, 'device', a.device, 'behaviour', a.behaviour,
+                'generation', a.generation
             ) ORDER BY a.agent, a.device)
             FROM allocation a
             WHERE a.reservation = r.id
@@ -57,7 +58,7 @@ LANGUAGE sql STABLE AS $$
     SELECT coalesce(jsonb_agg(jsonb_build_object(
         'agent', a.agent, 'device', a.device, 'assignment', jsonb_build_object(
             'reservation', r.id, 'client', r.client, 'session', r.session,
-            'behaviour', a.behaviour, 'arguments', a.arguments,
+            'behaviour', a.behaviour, 'arguments', a.arguments, 'generation', a.generation,
             'granted_at', r.granted_at, 'expires_at', r.expires_at
         )
     )), '[]')
