@@ -7,7 +7,7 @@ import pytest_asyncio
 from support.processes import Processes
 from support.recorder import Recorder
 from support.stream_agent import StreamAgent
-from support.waiting import until, until_async
+from support.waiting import until_async
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto
@@ -16,17 +16,9 @@ from icefarm_schemas.topics import ControlStateTopic
 
 
 @pytest.fixture
-def farm(processes: Processes, mosquitto: Mosquitto) -> Processes:
+def farm(processes: Processes) -> Processes:
     """Started, with all boards available."""
-    processes.control()
-    processes.agent("bench", boards=4)
-    with icefarm.Client(mosquitto.url, name="watcher") as client:
-        until(
-            lambda: (
-                client.is_served()
-                and [board.status for board in client.boards()] == ["available"] * 4
-            )
-        )
+    processes.serve(boards=4)
     return processes
 
 

@@ -6,24 +6,12 @@ import sys
 import pytest
 from examples.running import EXAMPLES, RunExample
 from support.processes import Processes
-from support.waiting import until
-
-import icefarm
-from icefarm_broker.mosquitto import Mosquitto
 
 
 @pytest.fixture
-def farm(processes: Processes, mosquitto: Mosquitto) -> Processes:
+def farm(processes: Processes) -> Processes:
     """Two boards, both available."""
-    processes.control()
-    processes.agent("bench", boards=2)
-    with icefarm.Client(mosquitto.url, name="watcher") as client:
-        until(
-            lambda: (
-                client.is_served()
-                and [board.status for board in client.boards()] == ["available"] * 2
-            )
-        )
+    processes.serve(boards=2)
     return processes
 
 

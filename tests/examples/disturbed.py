@@ -14,10 +14,9 @@ from pathlib import Path
 
 from faults.network import Namespaces
 from faults.parts import Part
-from support.processes import script
+from support.processes import script, wait_for_boards
 from support.waiting import until
 
-import icefarm
 from icefarm_broker.mosquitto import Mosquitto, free_port
 
 LAB, DESK = "lab", "desk"
@@ -59,16 +58,7 @@ class DisturbedFarm:
         self._agent.start()
         # A thread of the client's is where the thread that starts it is.
         with ThreadPoolExecutor(1, initializer=self._network.enter) as pool:
-            pool.submit(self._wait_for_boards).result()
-
-    def _wait_for_boards(self) -> None:
-        with icefarm.Client(self._mosquitto.url, name="watcher") as client:
-            until(
-                lambda: (
-                    client.is_served()
-                    and [board.status for board in client.boards()] == ["available"] * self._boards
-                )
-            )
+            pool.submit(wait_for_boards, self._mosquitto.url, self._boards).result()
 
     def stop(self) -> None:
         """End all of it in order."""

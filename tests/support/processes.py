@@ -6,10 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import icefarm
+from support.waiting import until
+
 
 def script(name: str) -> str:
     """The path of a console script of this installation."""
     return str(Path(sys.executable).parent / name)
+
+
+def wait_for_boards(url: str, count: int) -> None:
+    """Return when a farm is served and has so many boards, all available."""
+    with icefarm.Client(url, name="watcher") as client:
+        available = ["available"] * count
+        until(lambda: client.is_served() and [b.status for b in client.boards()] == available)
 
 
 class Processes:
@@ -56,6 +66,12 @@ class Processes:
             str(speed),
             *(f"--label={label}" for label in labels),
         )
+
+    def serve(self, boards: int) -> None:
+        """Start control and an agent with so many fast boards; return when all are available."""
+        self.control()
+        self.agent("bench", boards=boards)
+        wait_for_boards(self._broker, boards)
 
     def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run the `icefarm` command to its end."""

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from support.processes import Processes, script
+from support.processes import Processes, script, wait_for_boards
 from support.recorder import Recorder
 from support.waiting import until
 
@@ -38,18 +38,8 @@ def farm(processes: Processes, mosquitto: Mosquitto) -> Processes:
     processes.control()
     processes.agent("left", boards=2, speed=4)
     processes.agent("right", boards=2, speed=4)
-    wait_until_available(mosquitto)
+    wait_for_boards(mosquitto.url, 4)
     return processes
-
-
-def wait_until_available(mosquitto: Mosquitto) -> None:
-    with icefarm.Client(mosquitto.url, name="watcher") as client:
-        until(
-            lambda: (
-                client.is_served()
-                and [board.status for board in client.boards()] == ["available"] * 4
-            )
-        )
 
 
 def results_so_far(recorder: Recorder) -> list[EvaluationFinished]:
@@ -80,7 +70,7 @@ def test_an_experiment_survives_the_death_of_control(
     # On the wire too, nothing was measured twice.
     assert len({(r.evaluation, r.device) for r in results_so_far(recorder)}) == 40
     assert len(results_so_far(recorder)) == 40
-    wait_until_available(mosquitto)
+    wait_for_boards(mosquitto.url, 4)
 
 
 def test_the_boards_of_a_client_that_dies_come_back_by_themselves(
@@ -95,7 +85,7 @@ with icefarm.Client(name="ann", grace=1) as farm, farm.reserve(4) as boards:
     dying = farm.start("client", script("python"), "-c", program)
     until(lambda: len(results_so_far(recorder)) >= 4)
     os.kill(dying.pid, signal.SIGKILL)
-    wait_until_available(mosquitto)
+    wait_for_boards(mosquitto.url, 4)
     assert recorder.of(AssignmentTopic)[-1].message is None
     # What the dead session leaves is removed as well.
     until(lambda: recorder.of(SessionStateTopic, client="ann")[-1].message is None)
@@ -152,7 +142,7 @@ def test_the_broker_may_be_restarted_in_the_middle(
         seen += results
     assert sorted(result.index for result in seen) == list(range(24))
     assert {result.pulses for result in seen} == {1000}
-    wait_until_available(mosquitto)
+    wait_for_boards(mosquitto.url, 4)
 
 
 def test_who_waits_is_told_although_everybody_forgot(
