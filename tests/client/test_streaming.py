@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -380,3 +381,30 @@ def test_the_synchronous_console(
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.close()
+
+
+async def test_a_change_in_the_moment_in_which_it_is_waited_for_is_seen(
+    agent: StreamAgent, mosquitto: Mosquitto
+) -> None:
+    async with (
+        icefarm.AsyncClient(mosquitto.url, name="ann") as client,
+        client.reserve(boards=["a"], behaviour="serial") as reservation,
+        reservation.console() as console,
+    ):
+        assert mosquitto.process is not None
+        # Nothing else is to change.
+        mosquitto.process.send_signal(signal.SIGSTOP)
+        try:
+            while True:
+                version = client._view.version
+                await asyncio.sleep(0.1)
+                if client._view.version == version:
+                    break
+            waiting = asyncio.ensure_future(console._stream.changed())
+            # So far that it waits, and no further.
+            await asyncio.sleep(0)
+            client._view.tell()
+            async with asyncio.timeout(3):
+                await waiting
+        finally:
+            mosquitto.process.send_signal(signal.SIGCONT)

@@ -19,9 +19,9 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from icefarm.boards import BoardKey, BoardName
 from icefarm.errors import (
@@ -215,9 +215,12 @@ class BoardStream:
         self._holding.check_board(self.key)
         return self._view.is_ready(*self.key, self._holding.id)
 
-    async def _something(self) -> None:
-        """Wait for a change of anything that this client sees."""
-        await self._session.while_listening(self._view.changed())
+    def _something(self) -> Coroutine[Any, Any, None]:
+        """Wait for the next change after this call of anything that this client sees.
+
+        It is no coroutine function, which would see only what changes after it was awaited.
+        """
+        return self._session.while_listening(self._view.changed())
 
     async def carry(self, end: End) -> None:
         """Open one stream, and carry its bytes until the end on this machine is closed.
