@@ -22,7 +22,7 @@ demo: install
 up: install
 	$(BIN)/icefarm up
 
-# Two runs at a time: the tests in emulated machines wait for these most of the time.
+# Several runs at a time: most of the time, tests wait.
 test: install fault-programs kernel-programs
 	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-kernel test-others
 
@@ -30,7 +30,7 @@ test-kernel:
 	$(BIN)/pytest tests/kernel
 
 test-others:
-	$(BIN)/pytest --ignore tests/kernel
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --ignore tests/kernel
 
 # How many faults, and how many allocations beside them. As root, network cuts are among the faults.
 FAULTS := 200
