@@ -328,6 +328,26 @@ async def test_an_asynchronous_iterator_may_wait_for_results(
     assert come.empty()
 
 
+async def test_an_iterator_that_was_slow_to_say_none_is_asked_again(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path
+) -> None:
+    """It may have looked before the last result was yielded, and answered after it."""
+    come = asyncio.Event()
+
+    async def late() -> AsyncIterator[Path | None]:
+        yield circuits / "pulse_1khz.bin"
+        await come.wait()
+        yield None
+        yield circuits / "pulse_5khz.bin"
+
+    pulses = []
+    async with icefarm.AsyncClient(mosquitto.url) as client, client.reserve(1) as held:
+        async for result in held.evaluate(late()):
+            pulses.append(result.pulses)
+            come.set()
+    assert pulses == [1000, 5000]
+
+
 async def test_several_evaluations_share_the_boards(
     farm: Processes, mosquitto: Mosquitto, circuits: Path
 ) -> None:

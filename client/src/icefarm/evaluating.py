@@ -65,6 +65,8 @@ class Evaluating:
         self._publishing: set[asyncio.Task[None]] = set()
         # The iterator has nothing before another result has been yielded; or never again.
         self._waits = self._is_read = False
+        # A result has been yielded since the iterator was asked last.
+        self._has_news = False
 
     async def run(self, items: AsyncIterable[Item]) -> AsyncGenerator[Result, None]:
         """Yield the results."""
@@ -75,12 +77,13 @@ class Evaluating:
                 self._look_for_losses()
                 self._send()
                 if reading is None and self._needs_more():
+                    self._has_news = False
                     reading = asyncio.create_task(_next(iterator))
                 if self._results:
                     yield self._results.popleft()
-                    self._waits = False
+                    self._waits, self._has_news = False, True
                     continue
-                if reading is None and self._is_done():
+                if reading is None and self._is_read and self._is_idle():
                     return
                 self._check()
                 await self._wait(reading)
@@ -140,8 +143,9 @@ class Evaluating:
         if item is _END:
             self._is_read = True
         elif item is None:
-            self._waits = True
-            if not any(self._sent.values()) and not self._backlog and not self._results:
+            # One that answered before it knew of the latest result is asked again.
+            self._waits = not self._has_news
+            if self._waits and not self._results and self._is_idle():
                 raise InvalidRequestError(
                     "the iterator of bitstreams has nothing for now, but all results have been "
                     "yielded, so nothing would ever come; it may only yield None while it waits "
@@ -181,8 +185,8 @@ class Evaluating:
     def _needs_more(self) -> bool:
         return not (self._is_read or self._waits) and self._backlog.needs_more(self._room())
 
-    def _is_done(self) -> bool:
-        return self._is_read and not self._backlog and not any(self._sent.values())
+    def _is_idle(self) -> bool:
+        return not self._backlog and not any(self._sent.values())
 
     def _check(self) -> None:
         """Raise what ends the run."""
