@@ -24,7 +24,8 @@ def start(user: Desk, name: str, *arguments: str) -> None:
 
 
 def test_attach_and_detach(agent: Lab, user: Desk, board: Board) -> None:
-    start(user, "attach", "attach", "--board", board.serial)
+    # After a restart of its agent the board is being prepared.
+    start(user, "attach", "attach", "--board", board.serial, "--wait", "60")
     line = f"{board.serial}: /dev/ttyACM"
     until(lambda: line in user.machine.log("attach"), "attached", timeout=60)
     tty = user.machine.log("attach").split(f"{board.serial}: ")[1].split()[0]
