@@ -123,6 +123,22 @@ def test_what_others_hold_is_forgotten_when_it_ended_while_the_broker_was_away(
         until(lambda: watcher.is_connected() and not watcher.reservations(everybody=True))
 
 
+def test_boards_that_went_while_the_broker_was_away_are_forgotten(
+    farm: Processes, mosquitto: Mosquitto
+) -> None:
+    farm.agent("second", boards=1)
+    with icefarm.Client(mosquitto.url, name="watcher") as watcher:
+        until(lambda: len(watcher.boards()) == 5)
+        farm.kill("agent-second")
+        mosquitto.kill()
+        until(lambda: not watcher.is_connected())
+        # It comes back without its memory, and so without what nobody reports any more.
+        (mosquitto.directory / "mosquitto.db").unlink(missing_ok=True)
+        mosquitto.start()
+        until(lambda: watcher.is_connected() and len(watcher.boards()) == 4)
+        assert [agent.name for agent in watcher.agents()] == ["bench"]
+
+
 def a_farm(boards: int, reservations: int, *, online: bool = True) -> Seen:
     soon = utc_now() + timedelta(hours=1)
     return Seen(

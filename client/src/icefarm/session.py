@@ -295,13 +295,14 @@ class Session:
         async for happening in self.connection:
             match happening:
                 case Connected():
+                    self.view.begin()
                     self._missed = set(self._followed)
                     self._unconfirmed = self.view.reservations.keys() - self._missed
                 case Disconnected():
-                    self.view.connect(False)
+                    self.view.disconnect()
                 case Synced():
                     self._synced.set()
-                    self.view.connect(True)
+                    self.view.settle()
                     # What was not followed has ended meanwhile, if it is not retained any more.
                     for reservation in self._unconfirmed:
                         self.view.forget(reservation)

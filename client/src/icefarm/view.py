@@ -83,6 +83,8 @@ class View:
         self.availability: Availability | None = None
         self.is_connected = True
         """Whether the broker is there; what else is known here is as it was when it went away."""
+        # Agents, and devices, that have not come again since the connection was made again.
+        self._unconfirmed: set[str | tuple[str, str]] = set()
         self._change = asyncio.Event()
         self.version = 0
         """How many changes there have been."""
@@ -128,9 +130,23 @@ class View:
         if self.reservations.pop(reservation, None) is not None:
             self.tell()
 
-    def connect(self, is_connected: bool) -> None:
-        """The broker is there, or away."""
-        self.is_connected = is_connected
+    def disconnect(self) -> None:
+        """The broker is away."""
+        self.is_connected = False
+        self.tell()
+
+    def begin(self) -> None:
+        """The broker is there, and all that is retained comes, perhaps again."""
+        self._unconfirmed = {*self.agents, *self.devices}
+
+    def settle(self) -> None:
+        """All of it has come; of the rest, nothing was left while the broker was away."""
+        for agent in self.agents.keys() & self._unconfirmed:
+            del self.agents[agent]
+        for device in self.devices.keys() & self._unconfirmed:
+            del self.devices[device]
+        self._unconfirmed = set()
+        self.is_connected = True
         self.tell()
 
     def keep_reservations(self, followed: Collection[str]) -> None:
@@ -143,8 +159,8 @@ class View:
         self._change.set()
         self._change = asyncio.Event()
 
-    @staticmethod
-    def _put(states: dict, key: object, message: object) -> None:  # type: ignore[type-arg]
+    def _put(self, states: dict, key: Any, message: object) -> None:  # type: ignore[type-arg]
+        self._unconfirmed.discard(key)
         if message is None:
             states.pop(key, None)
         else:
