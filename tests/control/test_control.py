@@ -389,7 +389,8 @@ async def test_who_waits_is_served_when_boards_are_free(
 
 
 def _state_of(recorder: Recorder, reservation: str) -> ReservationState:
-    state = recorder.of(ReservationStateTopic, reservation=reservation)[-1].message
+    # The recorder may see it a moment later than whoever asked has his reply.
+    state = until(lambda: recorder.of(ReservationStateTopic, reservation=reservation))[-1].message
     assert isinstance(state, ReservationState)
     return state
 

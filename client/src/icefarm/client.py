@@ -47,20 +47,34 @@ class _LoopThread:
     def call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Run a coroutine and return its result; end it first when the caller is interrupted."""
         finished = threading.Event()
+        running: list[asyncio.Task[Any]] = []
 
         async def run() -> _Result:
+            task = asyncio.current_task()
+            assert task is not None
+            running.append(task)
             try:
                 return await work
             finally:
                 finished.set()
 
-        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        def cancel(again: bool = True) -> None:
+            if running:
+                running[0].cancel()
+            elif again:
+                # A task that has just been made has yet to begin.
+                self._loop.call_soon(cancel, False)
+            else:
+                work.close()
+                finished.set()
+
         try:
-            return future.result()
-        except BaseException:
-            # Ctrl-C comes to this thread alone. What it cleans up next needs the work to be over.
-            if future.cancel():
-                finished.wait(_CANCELLING)
+            return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+        except (KeyboardInterrupt, SystemExit):
+            # A signal comes to this thread alone, at any moment, also before there is a future
+            # to be cancelled. What is cleaned up next needs the work to be over.
+            self._loop.call_soon_threadsafe(cancel)
+            finished.wait(_CANCELLING)
             raise
 
     def close(self) -> None:
