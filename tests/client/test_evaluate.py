@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from support.processes import Processes
@@ -14,9 +14,10 @@ from support.recorder import Recorder
 from support.waiting import until
 
 import icefarm
+import icefarm.evaluating
 from icefarm_broker.mosquitto import Mosquitto
 from icefarm_schemas import EvaluationFinished
-from icefarm_schemas.topics import EvaluateTopic, EventsTopic, SessionStateTopic
+from icefarm_schemas.topics import EvaluateTopic, EventsTopic, SessionStateTopic, Topic
 
 
 def all_available(client: icefarm.Client) -> bool:
@@ -346,6 +347,27 @@ async def test_an_iterator_that_was_slow_to_say_none_is_asked_again(
             pulses.append(result.pulses)
             come.set()
     assert pulses == [1000, 5000]
+
+
+async def test_a_bitstream_that_was_lost_on_the_way_is_sent_again(
+    farm: Processes, mosquitto: Mosquitto, circuits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(icefarm.evaluating, "SILENCE", 0.5)
+    async with icefarm.AsyncClient(mosquitto.url) as client, client.reserve(1) as held:
+        connection = client._session.connection
+        publish, lost = connection.publish, list[Topic]()
+
+        async def lose_one(topic: Topic, *rest: Any, **more: Any) -> None:
+            if isinstance(topic, EvaluateTopic) and not lost:
+                lost.append(topic)
+            else:
+                await publish(topic, *rest, **more)
+
+        monkeypatch.setattr(connection, "publish", lose_one)
+        seen = [r async for r in held.evaluate([circuits / "pulse_1khz.bin"] * 5)]
+    assert len(lost) == 1
+    assert sorted(r.index for r in seen) == list(range(5))
+    assert {r.pulses for r in seen} == {1000}
 
 
 async def test_several_evaluations_share_the_boards(

@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import logging
 import secrets
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Iterable
 from os import PathLike
@@ -30,10 +32,15 @@ _MOST_LOSSES = 3
 """Boards that may be lost over one bitstream; perhaps they are lost because of it."""
 _LOST = (ErrorCode.DEVICE_LOST, ErrorCode.RESERVATION_ENDED)
 """What a board's agent says of all that it has not measured when it stops to serve."""
+SILENCE = 20.0
+"""Seconds without a result, after which a board is sent again what it has. It does not measure what
+it knows, so that costs little, and whatever was lost on the way, or why, is made good."""
 _LOOK_AGAIN = 1.0
 _RETRY = 0.5
 
 _END = object()
+
+log = logging.getLogger(__name__)
 
 
 class Evaluating:
@@ -62,6 +69,8 @@ class Evaluating:
         self._backlog = Backlog()
         self._sent: dict[BoardKey, dict[str, Work]] = defaultdict(dict)
         self._results: deque[Result] = deque()
+        # When each board was last sent something, or heard of.
+        self._heard: dict[BoardKey, float] = {}
         self._publishing: set[asyncio.Task[None]] = set()
         # The iterator has nothing before another result has been yielded; or never again.
         self._waits = self._is_read = False
@@ -76,6 +85,7 @@ class Evaluating:
             while True:
                 self._look_for_losses()
                 self._send()
+                self._ask_the_silent()
                 if reading is None and self._needs_more():
                     self._has_news = False
                     reading = asyncio.create_task(_next(iterator))
@@ -101,6 +111,7 @@ class Evaluating:
         match event:
             case EvaluationFinished():
                 key = (event.agent, event.device)
+                self._heard[key] = time.monotonic()
                 work = self._sent[key].pop(event.evaluation, None)
                 if work is None:
                     return
@@ -217,7 +228,17 @@ class Evaluating:
             evaluation = f"{self._run_id}-{next(self._numbers)}"
             for key in boards:
                 self._sent[key][evaluation] = work
+                self._heard[key] = time.monotonic()
             self._start_publishing(evaluation, work.bitstream, boards)
+
+    def _ask_the_silent(self) -> None:
+        now = time.monotonic()
+        for key, sent in self._sent.items():
+            if sent and now - self._heard[key] > SILENCE and self._holding.is_ready(key):
+                log.info("the board %s is silent, and sent again what it has", key[1])
+                self._heard[key] = now
+                for evaluation, work in sent.items():
+                    self._start_publishing(evaluation, work.bitstream, [key])
 
     def _start_publishing(
         self, evaluation: str, bitstream: Bitstream, boards: list[BoardKey], after: float = 0
