@@ -151,8 +151,6 @@ class Session:
         self._missed: set[str] = set()
         self._asking: set[asyncio.Task[None]] = set()
         self._sees_everybody = False
-        # What is not followed and has not been heard of, since the connection was made again.
-        self._unconfirmed: set[str] = set()
 
     async def open(self) -> None:
         """Connect, and wait until the state of the farm is known.
@@ -295,18 +293,13 @@ class Session:
         async for happening in self.connection:
             match happening:
                 case Connected():
-                    self.view.begin()
+                    self.view.begin(self._followed)
                     self._missed = set(self._followed)
-                    self._unconfirmed = self.view.reservations.keys() - self._missed
                 case Disconnected():
                     self.view.disconnect()
                 case Synced():
                     self._synced.set()
                     self.view.settle()
-                    # What was not followed has ended meanwhile, if it is not retained any more.
-                    for reservation in self._unconfirmed:
-                        self.view.forget(reservation)
-                    self._unconfirmed = set()
                     for reservation in self._missed:
                         self._ask_later(reservation)
                     self._missed = set()
@@ -355,7 +348,6 @@ class Session:
             case Received(ReservationStateTopic(reservation)):
                 self._unheard.discard(reservation)
                 self._missed.discard(reservation)
-                self._unconfirmed.discard(reservation)
         before = self.view.availability
         self.view.observe(received)
         match received:

@@ -12,7 +12,7 @@ _STATUS = 128
 """Plus the signal's number: what a shell reports of a program that a signal ended."""
 
 
-def _unhandled() -> list[signal.Signals]:
+def unhandled() -> list[signal.Signals]:
     """Those that would kill the program at once; what it handles, or ignores, is its own affair."""
     if threading.current_thread() is not threading.main_thread():
         return []  # Python lets only this one handle signals.
@@ -27,7 +27,7 @@ class Termination:
 
     def begin(self) -> None:
         """Handle what the program does not."""
-        self._handled = _unhandled()
+        self._handled = unhandled()
         for number in self._handled:
             signal.signal(number, self._exit)
 
@@ -50,7 +50,7 @@ class AsyncTermination:
         self._number: int | None = None
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
-        self._handled = _unhandled()
+        self._handled = unhandled()
         for number in self._handled:
             try:
                 self._loop.add_signal_handler(number, self._cancel, number)

@@ -23,6 +23,7 @@ from icefarm_schemas.topics import (
     ControlStateTopic,
     DeviceStateTopic,
     ReservationStateTopic,
+    Topic,
 )
 
 
@@ -83,8 +84,8 @@ class View:
         self.availability: Availability | None = None
         self.is_connected = True
         """Whether the broker is there; what else is known here is as it was when it went away."""
-        # Agents, and devices, that have not come again since the connection was made again.
-        self._unconfirmed: set[str | tuple[str, str]] = set()
+        # What has not come again since the connection was made again.
+        self._unconfirmed: set[tuple[type[Topic], Any]] = set()
         self._change = asyncio.Event()
         self.version = 0
         """How many changes there have been."""
@@ -95,10 +96,13 @@ class View:
             case Received(ControlStateTopic(), message):
                 self.control = message
             case Received(AgentStateTopic(agent), message):
+                self._unconfirmed.discard((AgentStateTopic, agent))
                 self._put(self.agents, agent, message)
             case Received(DeviceStateTopic(agent, device), message):
+                self._unconfirmed.discard((DeviceStateTopic, (agent, device)))
                 self._put(self.devices, (agent, device), message)
-            case Received(ReservationStateTopic(), ReservationState() as state):
+            case Received(ReservationStateTopic(reservation), ReservationState() as state):
+                self._unconfirmed.discard((ReservationStateTopic, reservation))
                 self.put(state)
                 return
             case Received(ReservationStateTopic(reservation)):
@@ -135,16 +139,26 @@ class View:
         self.is_connected = False
         self.tell()
 
-    def begin(self) -> None:
-        """The broker is there, and all that is retained comes, perhaps again."""
-        self._unconfirmed = {*self.agents, *self.devices}
+    def begin(self, followed: Collection[str]) -> None:
+        """The broker is there, and all that is retained comes, perhaps again.
+
+        Control is asked after the reservations that are `followed`.
+        """
+        self._unconfirmed = {
+            *((AgentStateTopic, agent) for agent in self.agents),
+            *((DeviceStateTopic, device) for device in self.devices),
+            *((ReservationStateTopic, name) for name in self.reservations if name not in followed),
+        }
 
     def settle(self) -> None:
         """All of it has come; of the rest, nothing was left while the broker was away."""
-        for agent in self.agents.keys() & self._unconfirmed:
-            del self.agents[agent]
-        for device in self.devices.keys() & self._unconfirmed:
-            del self.devices[device]
+        known: dict[type[Topic], dict[Any, Any]] = {
+            AgentStateTopic: self.agents,
+            DeviceStateTopic: self.devices,
+            ReservationStateTopic: self.reservations,
+        }
+        for kind, key in self._unconfirmed:
+            known[kind].pop(key, None)
         self._unconfirmed = set()
         self.is_connected = True
         self.tell()
@@ -159,8 +173,8 @@ class View:
         self._change.set()
         self._change = asyncio.Event()
 
-    def _put(self, states: dict, key: Any, message: object) -> None:  # type: ignore[type-arg]
-        self._unconfirmed.discard(key)
+    @staticmethod
+    def _put(states: dict, key: object, message: object) -> None:  # type: ignore[type-arg]
         if message is None:
             states.pop(key, None)
         else:

@@ -1,7 +1,6 @@
 """Reservations for tests: one for each, or one that tests with the same wishes share."""
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
@@ -10,6 +9,7 @@ from typing import NoReturn, Self
 import pytest
 
 import icefarm
+from icefarm.termination import unhandled
 from pytest_icefarm.settings import Settings
 from pytest_icefarm.wishes import OVER, Wishes
 
@@ -44,13 +44,7 @@ def _signals_end_the_run() -> Iterator[None]:
 
     A client would have them raise SystemExit, which pytest takes for the failure of one test.
     """
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    handled = [
-        number
-        for number in numbers
-        if threading.current_thread() is threading.main_thread()
-        and signal.getsignal(number) is signal.SIG_DFL
-    ]
+    handled = unhandled()
     for number in handled:
         signal.signal(number, signal.default_int_handler)
     try:

@@ -12,6 +12,7 @@ from icefarm.async_client import AsyncClient
 from icefarm.async_reservation import AsyncReservation
 from icefarm.cli.app import FarmOptions, Json, command, print_json
 from icefarm.cli.completing import complete_reservation
+from icefarm.cli.ending import err
 from icefarm.cli.held import Held, find_held, run
 from icefarm.cli.progress import bar
 from icefarm.cli.reservations import Boards
@@ -54,6 +55,10 @@ async def _show_progress(
 async def _progress(
     farm: AsyncClient, what: str, reservation: AsyncReservation, boards: tuple[str, ...]
 ) -> AsyncIterator[None]:
+    if not err.is_terminal:
+        # Nobody would see it, and it listens to the whole farm.
+        yield
+        return
     showing = asyncio.create_task(_show_progress(farm, what, reservation, boards))
     try:
         yield
