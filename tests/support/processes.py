@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import icefarm
@@ -95,11 +96,14 @@ class Processes:
         process.wait()
 
     def interrupt(self, name: str) -> int:
-        """Ctrl-C, twice in a row; return the exit code."""
+        """Ctrl-C, again and again until it has ended; return the exit code."""
         process = self._all.pop(name)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
-        return process.wait(30)
+        deadline = time.monotonic() + 30
+        while process.poll() is None:
+            assert time.monotonic() < deadline, f"{name} did not stop"
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.001)
+        return process.returncode
 
     def stop(self) -> None:
         """End all that still run, agents before what they talk to."""

@@ -111,7 +111,7 @@ def test_an_agent_that_dies_is_told_and_comes_back(
         until(lambda: [b.status for b in client.boards()] == ["available"] * 3)
 
 
-def test_agents_and_control_stop_at_two_quick_interrupts(
+def test_agents_and_control_stop_however_often_they_are_interrupted(
     farm: Processes, mosquitto: Mosquitto, recorder: Recorder
 ) -> None:
     with icefarm.Client(mosquitto.url, name="ann") as client:

@@ -62,6 +62,11 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
                 raise
             log.error("%s", known.exceptions[0])
             return 1
+        finally:
+            if sys.platform != "win32":
+                # Closing the loop puts the default handlers back, and one more Ctrl-C would then
+                # end the process by that signal instead of with its exit code.
+                signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         return 0
 
     # The one that watches sockets, as the MQTT library needs; on Windows it is not the default.
