@@ -24,18 +24,32 @@ def log_as(name: str, *, debug: bool = False) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    """Run until SIGTERM or Ctrl-C and return the exit code.
+EXIT_RESTART = 75
+"""The exit code of a part that was asked to end so that its supervisor starts it again."""
 
-    The first signal cancels `main`, which cleans up; further ones do not interrupt that.
+
+def run_service(
+    main: Callable[[], Coroutine[Any, Any, int | None]],
+    drain: Callable[[], None] | None = None,
+) -> int:
+    """Run until SIGTERM or Ctrl-C and return the exit code, which is `main`'s where it has one.
+
+    The first signal cancels `main`, which cleans up; further ones do not interrupt that. Where
+    there is a `drain`, it is called at a first SIGTERM instead, and lets `main` end by itself; the
+    next signal cancels.
     """
 
     async def until_stopped() -> int:
         task = asyncio.create_task(main())
-        stopping = False
+        stopping = draining = False
 
         def stop(name: str) -> None:
-            nonlocal stopping
+            nonlocal stopping, draining
+            if drain is not None and name == "SIGTERM" and not (draining or stopping):
+                draining = True
+                log.info("%s: draining; the next signal stops at once", name)
+                drain()
+                return
             log.info("%s: %s", name, "still stopping" if stopping else "stopping")
             if not stopping:
                 stopping = True
@@ -49,7 +63,7 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
             else:
                 loop.add_signal_handler(number, stop, number.name)
         try:
-            await task
+            return await task or 0
         except asyncio.CancelledError:
             if not stopping:
                 raise

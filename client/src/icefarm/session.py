@@ -37,6 +37,7 @@ from icefarm_broker import (
 )
 from icefarm_schemas import (
     AgentState,
+    AgentStatus,
     Availability,
     CommandFinished,
     CommandRefused,
@@ -361,7 +362,9 @@ class Session:
         match received:
             case Received(AvailabilityTopic(), Availability() as now):
                 self._tell_available(before, now)
-            case Received(AgentStateTopic(agent), AgentState(status=Presence.ONLINE)):
+            case Received(AgentStateTopic(agent), AgentState(status=status)) if (
+                status is not AgentStatus.OFFLINE
+            ):
                 # It says so whenever it, or this session, has been away.
                 for follower in self._followed.values():
                     if follower is not None:

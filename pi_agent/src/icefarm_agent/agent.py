@@ -30,6 +30,7 @@ from icefarm_broker import (
 from icefarm_schemas import (
     CONTRACT_VERSION,
     AgentState,
+    AgentStatus,
     AgentStopping,
     Assignment,
     DeviceState,
@@ -75,13 +76,13 @@ class Agent:
         )
         self._behaviours, self._labels = behaviours, labels
         self._state = AgentState(
-            status=Presence.ONLINE,
+            status=AgentStatus.ONLINE,
             contract=CONTRACT_VERSION,
             version=version("icefarm-agent"),
             boot_id=secrets.token_hex(4),
             behaviours=tuple(behaviours),
         )
-        offline = AgentState(status=Presence.OFFLINE)
+        offline = AgentState(status=AgentStatus.OFFLINE)
         self._connection = Connection(
             address,
             f"agent-{name}",
