@@ -25,7 +25,7 @@ from icefarm_broker import (
 from icefarm_control.clock import Clock
 from icefarm_control.database import Database
 from icefarm_control.inventory import Inventory
-from icefarm_control.leadership import Leadership
+from icefarm_control.leadership import OPERATED, Leadership
 from icefarm_control.mirror import MIRRORED, Mirror
 from icefarm_control.sessions import Sessions
 from icefarm_schemas import (
@@ -88,6 +88,8 @@ class Leader:
         self._counted = 0.0
         self._changed = True
         """Whether there may be something to serve or to tell."""
+        self._is_operated = True
+        """Whether an operator may have asked for something."""
 
     async def run(self) -> None:
         """Work for ever.
@@ -128,8 +130,9 @@ class Leader:
                 self._woken.set()
 
     async def _follow(self) -> None:
-        async for _ in self._leadership.transitions():
+        async for said in self._leadership.transitions():
             self._changed = True
+            self._is_operated = self._is_operated or said == OPERATED
             self._woken.set()
 
     async def _work(self, tasks: asyncio.TaskGroup) -> None:
@@ -143,6 +146,12 @@ class Leader:
             if self._changed:
                 self._changed = False
                 await self._tell()
+            if self._is_operated:
+                self._is_operated = False
+                await self._mirror.tell_agents()
+                # Devices may be given away again, or no more.
+                self._next_look = min(self._next_look, time.monotonic() + _SOON)
+                self._count_soon()
             if time.monotonic() >= self._next_count:
                 await self._count()
             await self._wait()
@@ -189,6 +198,7 @@ class Leader:
         [row] = await call("SELECT look_at_time() AS seconds")
         # What it has brought is told, and what a process could not say before it died.
         self._changed = True
+        await self._mirror.tell_agents()
         ends = (row["seconds"], self._sessions.seconds_to_next_end(), _LONGEST_PAUSE)
         self._next_look = time.monotonic() + max(min(end for end in ends if end is not None), 0)
 

@@ -22,6 +22,8 @@ _LOCK = 1_229_145_426
 """Any number that no other program uses on this database."""
 CHANNEL = "transition"
 """On which a process that has carried out requests says so."""
+OPERATED = "operated"
+"""What it says when it was an operator's."""
 _BEAT = 2.0
 """Seconds between signs of life."""
 _SILENT = 8.0
@@ -94,8 +96,8 @@ class Leadership:
             )
             await asyncio.sleep(_LOOK_AGAIN)
 
-    async def transitions(self) -> AsyncIterator[None]:
-        """Yield when somebody says that there are new ones, for as long as this process leads.
+    async def transitions(self) -> AsyncIterator[str]:
+        """Yield what somebody says when there are new ones, for as long as this process leads.
 
         Raises:
             LeadershipLostError: it does not any more.
@@ -103,8 +105,8 @@ class Leadership:
         spoke = time.monotonic()
         try:
             while True:
-                async for _ in self._connection.notifies(timeout=_BEAT, stop_after=1):
-                    yield
+                async for notice in self._connection.notifies(timeout=_BEAT, stop_after=1):
+                    yield notice.payload
                 if time.monotonic() - spoke > _BEAT / 2:
                     await self._connection.execute("SELECT")
                     spoke = time.monotonic()

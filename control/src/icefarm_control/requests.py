@@ -25,9 +25,11 @@ from icefarm_broker import (
 from icefarm_control.asked import Asked, carry_out, refuse
 from icefarm_control.database import Database
 from icefarm_control.leadership import CHANNEL
+from icefarm_control.operators import Operator
+from icefarm_control.operators import carry_out as operate
 from icefarm_control.refusals import RefusedError, check_lease
-from icefarm_schemas import ControlProcessState, ErrorCode, Reply, utc_now
-from icefarm_schemas.topics import ControlProcessTopic, RepliesTopic, RequestTopic
+from icefarm_schemas import ControlProcessState, ErrorCode, Message, Reply, utc_now
+from icefarm_schemas.topics import ControlProcessTopic, OperatorTopic, RepliesTopic, RequestTopic
 
 _REST = 0.01
 """Seconds between two notices to the leader, which tells together what happens meanwhile."""
@@ -57,7 +59,10 @@ class Requests:
                 farewell=b"",
             ),
             # A clean start: nobody listens for a process that is away, and the broker says so.
-            subscriptions=[f"$share/control/{RequestTopic.pattern(address.root)}"],
+            subscriptions=[
+                f"$share/control/{kind.pattern(address.root)}"
+                for kind in (RequestTopic, OperatorTopic)
+            ],
         )
         self._waiting: deque[tuple[Asked, bytes | None]] = deque()
         self._came, self._done = asyncio.Event(), asyncio.Event()
@@ -65,21 +70,23 @@ class Requests:
     async def run(self) -> None:
         """Work for ever."""
         async with self._connection, asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
+            tasks.create_task(self._listen(tasks))
             tasks.create_task(self._work(tasks))
             tasks.create_task(self._notify())
 
-    async def _listen(self) -> None:
+    async def _listen(self, tasks: asyncio.TaskGroup) -> None:
         async for happening in self._connection:
             match happening:
-                case Received(RequestTopic()) | Invalid(RequestTopic()):
-                    await self._receive(happening)
+                case Received(RequestTopic() | OperatorTopic()):
+                    await self._receive(happening, tasks)
+                case Invalid(RequestTopic() | OperatorTopic()):
+                    await self._receive(happening, tasks)
                 case Invalid(_, why, delivery):
                     log.warning("ignored a message on %s: %s", delivery.topic, why)
 
-    async def _receive(self, request: Received | Invalid) -> None:
+    async def _receive(self, request: Received | Invalid, tasks: asyncio.TaskGroup) -> None:
         topic, delivery = request.topic, request.delivery
-        assert isinstance(topic, RequestTopic)
+        assert isinstance(topic, RequestTopic | OperatorTopic)
         replies = RepliesTopic(topic.client, topic.session)
         try:
             if isinstance(request, Invalid):
@@ -99,6 +106,11 @@ class Requests:
             if len(correlation) > hashlib.sha256().digest_size:
                 # Any length is legal, but not as the key of an index.
                 correlation = hashlib.sha256(correlation).digest()
+            if isinstance(topic, OperatorTopic):
+                who = Operator(topic.client, topic.session, correlation)
+                work = self._operate(topic.operation, who, request.message, delivery.correlation)
+                tasks.create_task(work)
+                return
             asked = Asked(
                 topic.client,
                 topic.session,
@@ -109,6 +121,17 @@ class Requests:
             )
             self._waiting.append((asked, delivery.correlation))
             self._came.set()
+
+    async def _operate(
+        self, operation: str, who: Operator, request: Message, correlation: bytes | None
+    ) -> None:
+        try:
+            reply = await operate(self._reading, operation, who, request)
+        except Exception:
+            # A defect in one request must not end the farm; whoever asked runs out of patience.
+            log.exception("no answer to %s of the operator %s", operation, who.name)
+            return
+        await self._reply(RepliesTopic(who.name, who.session), reply.encode(), correlation)
 
     async def _work(self, tasks: asyncio.TaskGroup) -> None:
         while True:

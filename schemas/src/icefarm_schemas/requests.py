@@ -184,7 +184,7 @@ class Reply(Message):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        given = self.model_fields_set - {"at"}
-        if sum(getattr(self, name) is not None for name in given) != 1:
-            raise ValueError("a reply holds what was asked for or an error, and one thing only")
+        *kinds, last = [name for name in type(self).model_fields if name != "at"]
+        if sum(getattr(self, name) is not None for name in (*kinds, last)) != 1:
+            raise ValueError(f"a reply holds one of {', '.join(kinds)} and {last}")
         return self
