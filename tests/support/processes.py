@@ -53,6 +53,7 @@ class Processes:
         boards: int = 2,
         speed: float = 20,
         labels: tuple[str, ...] = (),
+        options: tuple[str, ...] = (),
     ) -> subprocess.Popen[bytes]:
         """Start an agent with virtual boards."""
         return self.start(
@@ -65,6 +66,7 @@ class Processes:
             "--virtual-speed",
             str(speed),
             *(f"--label={label}" for label in labels),
+            *options,
         )
 
     def serve(self, boards: int) -> None:
@@ -93,6 +95,10 @@ class Processes:
         process = self._all.pop(name)
         process.kill()
         process.wait()
+
+    def wait(self, name: str) -> int:
+        """The exit code of one that ends by itself."""
+        return self._all.pop(name).wait(30)
 
     def interrupt(self, name: str) -> int:
         """Ctrl-C, twice in a row; return the exit code."""

@@ -3,6 +3,7 @@
 import resource
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -49,8 +50,19 @@ def run(
         float,
         typer.Option(min=0.01, help="How many times faster than real boards the virtual ones are."),
     ] = 1.0,
+    drain_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds that holders have after SIGTERM to be done; a second signal stops at "
+            "once.",
+        ),
+    ] = 0,
 ) -> None:
-    """Offer this machine's boards to the farm, until stopped."""
+    """Offer this machine's boards to the farm, until stopped.
+
+    When an operator has it restarted, it ends with the exit code 75 and its supervisor starts it.
+    """
     try:
         agent_name = check_name(name or socket.gethostname())
         address = BrokerAddress.find(broker)
@@ -68,15 +80,17 @@ def run(
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    async def main() -> None:
-        async with virtual_boards(agent_name, virtual_boards_count, virtual_speed) as boards:
-            agent = Agent(agent_name, address, installed_behaviours(), labels, known)
-            for board in boards:
-                agent.add(board)
-            await agent.run()
-
     try:
-        sys.exit(run_service(main))
+        agent = Agent(agent_name, address, installed_behaviours(), labels, known)
+
+        async def main() -> int:
+            async with virtual_boards(agent_name, virtual_boards_count, virtual_speed) as boards:
+                for board in boards:
+                    agent.add(board)
+                return await agent.run()
+
+        drain = partial(agent.drain, drain_timeout) if drain_timeout else None
+        sys.exit(run_service(main, drain))
     except (ToolsMissing, ConfigurationError) as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -108,6 +108,20 @@ class Roster:
         if device is None:
             self._refused.pop(place, None)
 
+    def forget(self, name: str) -> bool:
+        """Lose a board and look for it anew where it is; False when it is not known."""
+        board = self._boards.get(name)
+        if board is None:
+            return False
+        place, is_foreign = board.port.busid, board.foreign
+        log.info("%s at the USB port %s is forgotten", name, place)
+        self._drop(board)
+        if is_foreign:
+            # What it says of itself now is a firmware's of its holder's.
+            self.remember(place, name, board.product)
+        self.look(place)
+        return True
+
     def close(self) -> None:
         """Find and lose nothing any more."""
         self._is_closed = True
