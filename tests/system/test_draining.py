@@ -50,7 +50,7 @@ def pulses(circuits: Path) -> list[Path]:
 
 
 def test_who_holds_a_board_of_a_drained_agent_finishes_and_nobody_else_gets_one(
-    farm: Processes, mosquitto: Mosquitto, circuits: Path
+    farm: Processes, mosquitto: Mosquitto, recorder: Recorder, circuits: Path
 ) -> None:
     stopping: list[icefarm.AgentStopping] = []
     with ann_and_olga(mosquitto) as (ann, olga):
@@ -77,6 +77,8 @@ def test_who_holds_a_board_of_a_drained_agent_finishes_and_nobody_else_gets_one(
             farm.kill("agent-bench")
             farm.agent("bench", boards=2)
             until(lambda: held.boards[0].status == "ready" and drains(olga))
+            wishes = [recorded.message for recorded in recorder.of(AgentWishTopic)]
+            assert len(wishes) == 1, "it should not have been called off in between"
             [again] = held.evaluate([circuits / "pulse_5khz.bin"])
             assert again.error is None
         until(lambda: {board.status for board in olga.boards()} == {"draining"})

@@ -89,7 +89,8 @@ class Leader:
         self._changed = True
         """Whether there may be something to serve or to tell."""
         self._is_operated = True
-        """Whether an operator may have asked for something."""
+        """Whether there may be something for agents that operators want."""
+        self._next_wishes = 0.0
 
     async def run(self) -> None:
         """Work for ever.
@@ -146,8 +147,10 @@ class Leader:
             if self._changed:
                 self._changed = False
                 await self._tell()
-            if self._is_operated:
+            if self._is_operated or time.monotonic() >= self._next_wishes:
                 self._is_operated = False
+                # Also what a process could not say before it died.
+                self._next_wishes = time.monotonic() + _LONGEST_PAUSE
                 await self._mirror.tell_agents()
                 # Devices may be given away again, or no more.
                 self._next_look = min(self._next_look, time.monotonic() + _SOON)
@@ -171,6 +174,9 @@ class Leader:
         )
         self._mirror.states.hold(ControlStateTopic(), self._online)
         self._changed = True
+        # A restart may be over, or a board gone that has a note.
+        if reports.agents or reports.snapshot is not None or self._mirror.has_wishes:
+            self._is_operated = True
         # A device may have been lost, or begun to be away.
         self._next_look = 0.0
         self._count_soon()
@@ -198,7 +204,6 @@ class Leader:
         [row] = await call("SELECT look_at_time() AS seconds")
         # What it has brought is told, and what a process could not say before it died.
         self._changed = True
-        await self._mirror.tell_agents()
         ends = (row["seconds"], self._sessions.seconds_to_next_end(), _LONGEST_PAUSE)
         self._next_look = time.monotonic() + max(min(end for end in ends if end is not None), 0)
 

@@ -96,7 +96,8 @@ class Mirror:
                 tasks.create_task(self._publish(topic, event))
 
     async def load(self) -> None:
-        """Hold all live reservations, as they are now."""
+        """Hold all live reservations, and what operators want, as they are now."""
+        await self._hold_wanted()
         rows = await self._database.call("SELECT id FROM reservation WHERE status <> 'ended'")
         for state, assignments in await self._read({row["id"] for row in rows}):
             self._hold(state, assignments)
@@ -142,8 +143,27 @@ class Mirror:
                     counts.setdefault(kind, {})[row["name"]] = count
         self.states.hold(AvailabilityTopic(), Availability.model_validate(counts))
 
+    @property
+    def has_wishes(self) -> bool:
+        """Whether there is something that operators want of agents, or have noted."""
+        return bool(self._wanted)
+
     async def tell_agents(self) -> None:
         """Let the broker hold what operators want of agents and devices, and pass commands on."""
+        await self._hold_wanted()
+        leads, parameters = self._leadership.condition
+        commands = await self._database.call(
+            f"DELETE FROM command WHERE {leads} RETURNING *", parameters
+        )
+        for row in sorted(commands, key=lambda row: row["number"]):
+            agent, device, operation = row["agent"], row["device"], row["operation"]
+            if operation == "remove":
+                self._commands.put_nowait((DeviceStateTopic(agent, device), b""))
+            else:
+                command = DeviceCommand(device=device)
+                self._commands.put_nowait((AgentCommandTopic(agent, operation), command))
+
+    async def _hold_wanted(self) -> None:
         wanted: set[AgentWishTopic | NoteTopic] = set()
         for row in await self._database.call("SELECT * FROM wanted_of_agents()"):
             topic: AgentWishTopic | NoteTopic
@@ -157,17 +177,6 @@ class Mirror:
         for topic in self._wanted - wanted:
             self.states.remove(topic)
         self._wanted = wanted
-        leads, parameters = self._leadership.condition
-        commands = await self._database.call(
-            f"DELETE FROM command WHERE {leads} RETURNING *", parameters
-        )
-        for row in sorted(commands, key=lambda row: row["number"]):
-            agent, device, operation = row["agent"], row["device"], row["operation"]
-            if operation == "remove":
-                self._commands.put_nowait((DeviceStateTopic(agent, device), b""))
-            else:
-                command = DeviceCommand(device=device)
-                self._commands.put_nowait((AgentCommandTopic(agent, operation), command))
 
     async def _command(self) -> None:
         while True:

@@ -59,6 +59,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("DROP FUNCTION IF EXISTS drains(agent), concerned_agent(agent)")
     op.drop_table("command")
     op.drop_table("audit")
     op.drop_index("device_noted", "device")
