@@ -13,7 +13,10 @@ log = logging.getLogger(__name__)
 
 
 def log_as(name: str, *, debug: bool = False) -> None:
-    """Write log lines to standard error, each with the name of the part it comes from."""
+    """Write log lines to standard error, each with the name of the program it comes from.
+
+    Of a service they say more: see logs.py.
+    """
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,
         format=f"%(asctime)s %(levelname)-7s {name.replace('%', '%%')}: %(message)s",

@@ -107,7 +107,13 @@ async def carry_out(database: Database, batch: Sequence[Asked]) -> list[bytes | 
         # One may have come twice and been carried out elsewhere: then its answer is remembered now.
         if len(batch) > 1 or _came_twice(error):
             return [reply for asked in batch for reply in await carry_out(database, [asked])]
-        log.error("%s of %s failed", batch[0].operation, batch[0].client, exc_info=error)
+        log.error(
+            "%s of %s failed",
+            batch[0].operation,
+            batch[0].client,
+            exc_info=error,
+            extra={"client": batch[0].client},
+        )
         message = "control failed on this request; its log says why"
         return [Reply(error=Error(code=ErrorCode.INTERNAL, message=message)).encode()]
     replies = {row["id"]: row["reply"] and row["reply"].encode() for row in rows}
@@ -149,7 +155,13 @@ async def _explain(asked: Asked, cursor: Cursor) -> Reply | None:
     refusal = await why_refused(cursor, asked.client, asked.request)
     if refusal is None:
         return None
-    log.info("refused %s of %s: %s", asked.operation, asked.client, refusal.error.message)
+    log.info(
+        "refused %s of %s: %s",
+        asked.operation,
+        asked.client,
+        refusal.error.message,
+        extra={"client": asked.client, "code": refusal.error.code},
+    )
     reply = Reply(error=refusal.error)
     # Kept to when the request comes again: whoever asked has gone another way by then.
     await all_rows(

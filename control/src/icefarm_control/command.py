@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from icefarm_broker import URL_VARIABLE, BrokerAddress
-from icefarm_broker.service import log_as, run_service
+from icefarm_broker.logs import LogFormat, log_as_service
+from icefarm_broker.service import run_service
 from icefarm_control.control import run_control
 from icefarm_control.embedded import embedded_database
 
@@ -32,9 +33,13 @@ def run(
     directory: Annotated[
         Path, typer.Option(help="Where the database that is run here keeps its data.")
     ] = Path("icefarm-data"),
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(help="Else JSON where systemd's journal reads it, and text elsewhere."),
+    ] = None,
 ) -> None:
     """Decide who holds which board, until stopped."""
-    log_as("icefarm-control")
+    log_as_service("control", form=log_format)
     try:
         address = BrokerAddress.find(broker)
     except ValueError as error:

@@ -274,4 +274,5 @@ def _log(happened: dict[str, Any]) -> None:
         happened["what"],
         f", {happened['why']}" if happened["why"] else "",
         f": {', '.join(happened['devices'])}" if happened["devices"] else "",
+        extra={key: happened[key] for key in ("reservation", "client", "devices")},
     )

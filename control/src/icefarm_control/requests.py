@@ -98,7 +98,12 @@ class Requests:
                 )
             check_lease(request.message)
         except RefusedError as refusal:
-            log.info("refused %s: %s", delivery.topic, refusal)
+            log.info(
+                "refused %s: %s",
+                delivery.topic,
+                refusal,
+                extra={"client": topic.client, "code": refusal.error.code},
+            )
             reply = Reply(error=refusal.error)
             await self._reply(replies, reply.encode(), delivery.correlation)
         else:
@@ -164,7 +169,12 @@ class Requests:
             reply = await refuse(self._database, self._reading, asked)
         except Exception:
             # A defect in one request must not end the farm; whoever asked runs out of patience.
-            log.exception("no answer to %s of %s", asked.operation, asked.client)
+            log.exception(
+                "no answer to %s of %s",
+                asked.operation,
+                asked.client,
+                extra={"client": asked.client},
+            )
             return
         # What could not be carried out at first may have been since.
         self._done.set()

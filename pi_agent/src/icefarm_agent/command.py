@@ -15,7 +15,8 @@ from icefarm_agent.usb.configuration import Configuration, ConfigurationError
 from icefarm_agent.virtual.board import virtual_boards
 from icefarm_agent.virtual.errors import ToolsMissing
 from icefarm_broker import URL_VARIABLE, BrokerAddress
-from icefarm_broker.service import log_as, run_service
+from icefarm_broker.logs import LogFormat, log_as_service
+from icefarm_broker.service import run_service
 from icefarm_schemas import check_name
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -58,6 +59,10 @@ def run(
             "once.",
         ),
     ] = 0,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(help="Else JSON where systemd's journal reads it, and text elsewhere."),
+    ] = None,
 ) -> None:
     """Offer this machine's boards to the farm, until stopped.
 
@@ -74,7 +79,7 @@ def run(
     except ConfigurationError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-    log_as(f"icefarm-agent[{agent_name}]")
+    log_as_service("agent", agent=agent_name, form=log_format)
 
     # Each board needs a few; a service's usual limit of 1024 would end at some 200 boards.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

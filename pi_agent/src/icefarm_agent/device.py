@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from structlog.contextvars import bind_contextvars, bound_contextvars
+
 from icefarm_agent.behaviours import ArgumentsError, Behaviour
 from icefarm_agent.board import (
     DEFAULT_FIRMWARE,
@@ -196,6 +198,8 @@ class Device:
 
     async def run(self) -> None:
         """Follow the assignments until cancelled; then let go of the board."""
+        # On every line that is logged for it, in whatever module; this task is the device's own.
+        bind_contextvars(device=self.name)
         try:
             await self._restore(DeviceStatus.PREPARING)
             while True:
@@ -206,7 +210,8 @@ class Device:
                 elif assignment is None:
                     await self._stay_available()
                 else:
-                    await self._serve(assignment)
+                    with bound_contextvars(reservation=assignment.reservation):
+                        await self._serve(assignment)
         finally:
             await self._board.close()
 

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from structlog.contextvars import bind_contextvars
+
 from icefarm_agent.behaviours import Behaviour, Streams
 from icefarm_agent.board import BoardError
 from icefarm_agent.outbox import Outbox
@@ -142,6 +144,8 @@ class DeviceStream:
             await asyncio.wait([running])
 
     async def _serve(self, request: StreamRequest, behaviour: Behaviour) -> None:
+        # This task is the stream's own.
+        bind_contextvars(device=request.device, reservation=request.reservation)
         error: Error | None = None
         try:
             await self._carry(request, behaviour)

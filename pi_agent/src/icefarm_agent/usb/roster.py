@@ -20,6 +20,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from structlog.contextvars import bind_contextvars
+
 from icefarm_agent.board import DEFAULT_FIRMWARE, BoardError
 from icefarm_agent.usb import usbip_host
 from icefarm_agent.usb.board import UsbBoard
@@ -140,7 +142,12 @@ class Roster:
         reachable = bool(device.ttys) or device.driver == usbip_host.DRIVER
         ignored = device.serial in self._configuration.ignored
         if reachable and not ignored and recognise(self._configuration, device) is None:
-            log.info("%s is at the USB port %s with a firmware of its holder's", name, place)
+            log.info(
+                "%s is at the USB port %s with a firmware of its holder's",
+                name,
+                place,
+                extra={"device": name},
+            )
             products = self._configuration.products
             kind = next((kind for kind in products if kind.name == product), products[0])
             self._appear(name, kind, port)
@@ -179,7 +186,13 @@ class Roster:
             log.warning("the board at the USB port %s is not used: %s", port.busid, why)
 
     def _move(self, board: UsbBoard, port: UsbPort) -> None:
-        log.info("%s moved from the USB port %s to %s", board.name, board.port.busid, port.busid)
+        log.info(
+            "%s moved from the USB port %s to %s",
+            board.name,
+            board.port.busid,
+            port.busid,
+            extra={"device": board.name},
+        )
         before = board.port
         del self._at[before.busid]
         board.port = port
@@ -196,6 +209,7 @@ class Roster:
 
     async def _prepare(self, board: UsbBoard) -> None:
         """Report a board when it can be used, or else so that it is seen to be broken."""
+        bind_contextvars(device=board.name)  # This task is the board's own.
         busid = board.port.busid
         try:
             driver = None
@@ -231,7 +245,12 @@ class Roster:
     async def _leave(self, board: UsbBoard) -> None:
         await asyncio.sleep(LOST_AFTER)
         if not board.flashing:
-            log.info("%s is gone from the USB port %s", board.name, board.port.busid)
+            log.info(
+                "%s is gone from the USB port %s",
+                board.name,
+                board.port.busid,
+                extra={"device": board.name},
+            )
             self._drop(board)
 
     def _settled(self, board: UsbBoard) -> None:
