@@ -78,7 +78,7 @@ def _formatter(
         names = {"part": f"icefarm-{part}" + ("" if agent is None else f"[{agent}]")}
 
     def name(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
-        return line | names
+        return {**line, **names}
 
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -115,7 +115,7 @@ def _for_people(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 
 def _in_order(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     first = ("at", "level", "part", "agent", "logger", "text")
-    return {key: line[key] for key in first if key in line} | line
+    return {**{key: line[key] for key in first if key in line}, **line}
 
 
 def _says(text: str, value: object) -> bool:

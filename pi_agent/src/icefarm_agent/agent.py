@@ -14,6 +14,7 @@ from icefarm_agent.board import Board
 from icefarm_agent.device import Device
 from icefarm_agent.dispatch import Dispatch
 from icefarm_agent.draining import Drain, DrainedError, Draining
+from icefarm_agent.log_publisher import LogPublisher
 from icefarm_agent.outbox import Outbox
 from icefarm_agent.streams import DeviceStream, Subscriptions
 from icefarm_agent.usb.configuration import Configuration
@@ -174,14 +175,16 @@ class Agent:
         Raises:
             TakenOverError: another agent of the same name has connected.
         """
+        publisher = LogPublisher(self._name, self._connection)
         code = 0
         try:
-            await self._run()
+            with publisher.installed():
+                await self._run(publisher)
         except* DrainedError as drained:
             [code] = {error.code for error in _leaves(drained)}
         return code
 
-    async def _run(self) -> None:
+    async def _run(self, publisher: LogPublisher) -> None:
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self._draining.run())
             # Boards are found and made ready meanwhile, also while there is no broker.
@@ -191,11 +194,11 @@ class Agent:
                 self._start(device)
             try:
                 async with self._connection:
-                    await self._take_part()
+                    await self._take_part(publisher)
             finally:
                 await self._end_lives()
 
-    async def _take_part(self) -> None:
+    async def _take_part(self, publisher: LogPublisher) -> None:
         """Talk with the farm until cancelled; then let go of the boards and say so."""
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -203,9 +206,11 @@ class Agent:
                 tasks.create_task(self._states.run())
                 tasks.create_task(self._outbox.run())
                 tasks.create_task(self._tell_news())
+                tasks.create_task(publisher.run())
         finally:
             await self._end_lives()
             await self._tell_holders(None)
+            publisher.flush()
 
     async def _end_lives(self) -> None:
         self._tasks = None  # What is found now is not started any more.
