@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from icefarm_broker.errors import BrokerError
+from icefarm_broker.systemd import Systemd
 
 log = logging.getLogger(__name__)
 
@@ -34,28 +35,35 @@ EXIT_RESTART = 75
 def run_service(
     main: Callable[[], Coroutine[Any, Any, int | None]],
     drain: Callable[[], None] | None = None,
+    status: Callable[[], str] = lambda: "running",
 ) -> int:
     """Run until SIGTERM or Ctrl-C and return the exit code, which is `main`'s where it has one.
 
     The first signal cancels `main`, which cleans up; further ones do not interrupt that. Where
     there is a `drain`, it is called at a first SIGTERM instead, and lets `main` end by itself; the
-    next signal cancels.
+    next signal cancels. A systemd that has started this process is kept informed of how it is, with
+    the `status` in words.
     """
+    systemd = Systemd()
 
     async def until_stopped() -> int:
         task = asyncio.create_task(main())
+        # Ready as soon as it works: what it needs may come later, and it goes on trying.
+        informing = asyncio.create_task(systemd.keep_informed(status))
         stopping = draining = False
 
         def stop(name: str) -> None:
             nonlocal stopping, draining
             if drain is not None and name == "SIGTERM" and not (draining or stopping):
                 draining = True
+                systemd.tell("STOPPING=1", "STATUS=draining")
                 log.info("%s: draining; the next signal stops at once", name)
                 drain()
                 return
             log.info("%s: %s", name, "still stopping" if stopping else "stopping")
             if not stopping:
                 stopping = True
+                systemd.tell("STOPPING=1", "STATUS=stopping")
                 task.cancel()
 
         loop = asyncio.get_running_loop()
@@ -79,6 +87,8 @@ def run_service(
                 raise
             log.error("%s", known.exceptions[0])
             return 1
+        finally:
+            informing.cancel()
         return 0
 
     # The one that watches sockets, as the MQTT library needs; on Windows it is not the default.
