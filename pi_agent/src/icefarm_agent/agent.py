@@ -15,6 +15,7 @@ from icefarm_agent.device import Device
 from icefarm_agent.dispatch import Dispatch
 from icefarm_agent.draining import Drain, DrainedError, Draining
 from icefarm_agent.log_publisher import LogPublisher
+from icefarm_agent.metrics import BROKER
 from icefarm_agent.outbox import Outbox
 from icefarm_agent.streams import DeviceStream, Subscriptions
 from icefarm_agent.usb.configuration import Configuration
@@ -175,6 +176,7 @@ class Agent:
         Raises:
             TakenOverError: another agent of the same name has connected.
         """
+        BROKER.watch(self._connection)
         publisher = LogPublisher(self._name, self._connection)
         code = 0
         try:

@@ -11,10 +11,13 @@ import typer
 
 from icefarm_agent.agent import Agent
 from icefarm_agent.behaviours import installed_behaviours
+from icefarm_agent.metrics import app as metrics_app
+from icefarm_agent.metrics import in_words
 from icefarm_agent.usb.configuration import Configuration, ConfigurationError
 from icefarm_agent.virtual.board import virtual_boards
 from icefarm_agent.virtual.errors import ToolsMissing
 from icefarm_broker import URL_VARIABLE, BrokerAddress
+from icefarm_broker.http import host_and_port, served
 from icefarm_broker.logs import LogFormat, log_as_service
 from icefarm_broker.service import run_service
 from icefarm_schemas import check_name
@@ -59,6 +62,12 @@ def run(
             "once.",
         ),
     ] = 0,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve /metrics for Prometheus, and /healthz, there."
+        ),
+    ] = None,
     log_format: Annotated[
         LogFormat | None,
         typer.Option(help="Else JSON where systemd's journal reads it, and text elsewhere."),
@@ -74,6 +83,7 @@ def run(
         labels = dict(_label(text) for text in label or ())
         has_real = config is not None or not virtual_boards_count
         known = Configuration.load(config) if has_real else None
+        served_at = None if metrics is None else host_and_port(metrics)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     except ConfigurationError as error:
@@ -92,10 +102,11 @@ def run(
             async with virtual_boards(agent_name, virtual_boards_count, virtual_speed) as boards:
                 for board in boards:
                     agent.add(board)
-                return await agent.run()
+                async with served(metrics_app, served_at, "metrics"):
+                    return await agent.run()
 
         drain = partial(agent.drain, drain_timeout) if drain_timeout else None
-        sys.exit(run_service(main, drain))
+        sys.exit(run_service(main, drain, status=in_words))
     except (ToolsMissing, ConfigurationError) as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)

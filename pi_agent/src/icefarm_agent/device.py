@@ -24,6 +24,7 @@ from icefarm_agent.commands import Command
 from icefarm_agent.console import Console
 from icefarm_agent.deadlines import seconds_left
 from icefarm_agent.evaluations import Evaluation
+from icefarm_agent.metrics import BOARDS, REPAIRS
 from icefarm_agent.outbox import Outbox
 from icefarm_agent.serving import Serving
 from icefarm_agent.streams import DeviceStream, StreamCutError, StreamRequest
@@ -213,6 +214,7 @@ class Device:
                     with bound_contextvars(reservation=assignment.reservation):
                         await self._serve(assignment)
         finally:
+            self._count(-1)
             await self._board.close()
 
     async def _serve(self, assignment: Assignment) -> None:
@@ -264,6 +266,7 @@ class Device:
 
     def _repaired(self, fault: str) -> None:
         self._repairs += 1
+        REPAIRS.inc()
         log.warning("%s was not as it should be, and is put right: %s", self.name, fault)
 
     async def _tell_holder(self, event: DeviceReady | DeviceUnbound) -> None:
@@ -353,10 +356,16 @@ class Device:
     def _become(self, status: DeviceStatus, detail: str | None = None) -> None:
         if status not in NEXT[self._status]:
             raise AssertionError(f"{self.name} cannot go from {self._status} to {status}")
+        self._count(-1)
         self._status, self._detail, self._since = status, detail, utc_now()
+        self._count(+1)
         if detail is not None:
             log.error("%s is %s: %s", self.name, status, detail)
         self._tell_state()
+
+    def _count(self, by: int) -> None:
+        if self._status is not None:
+            BOARDS.labels(self._status).inc(by)
 
     def _stream_changed(self) -> None:
         if self._status is not None:

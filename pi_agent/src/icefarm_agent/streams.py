@@ -11,6 +11,7 @@ from structlog.contextvars import bind_contextvars
 
 from icefarm_agent.behaviours import Behaviour, Streams
 from icefarm_agent.board import BoardError
+from icefarm_agent.metrics import STREAM_BYTES
 from icefarm_agent.outbox import Outbox
 from icefarm_broker import BrokerError, Connection, Stream
 from icefarm_schemas import (
@@ -203,7 +204,8 @@ class DeviceStream:
                     usb=endpoint.usb,
                 )
                 await self._tell(request, opened)
-                await stream.run()
+                with STREAM_BYTES.of(stream):
+                    await stream.run()
             finally:
                 self._stream = None
                 stream.close()
