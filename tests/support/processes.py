@@ -1,6 +1,7 @@
 """The parts of a farm as processes, started through their console scripts as deployed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,9 +44,16 @@ class Processes:
         """In which client tools find the farm."""
         return {**os.environ, "ICEFARM_BROKER": self._broker, "COLUMNS": "200", "NO_COLOR": "1"}
 
-    def control(self, name: str = "control") -> subprocess.Popen[bytes]:
+    def control(self, name: str = "control", *, web: bool = False) -> subprocess.Popen[bytes]:
         """Start control; several share the work, so each needs a name for its log."""
-        return self.start(name, script("icefarm-control"), "--database", self._database)
+        place = ("--web", "127.0.0.1:0") if web else ("--no-web",)
+        return self.start(name, script("icefarm-control"), "--database", self._database, *place)
+
+    def dashboard(self, name: str = "control") -> str:
+        """The URL of the dashboard that control says it serves, without a slash at its end."""
+        pattern = re.compile(r"the dashboard is at (\S+)/\n")
+        found: list[str] = until(lambda: pattern.findall(self.output(name)))
+        return found[-1]
 
     def agent(
         self,

@@ -53,7 +53,7 @@ async def served(app: Any, place: tuple[str, int] | None, what: str) -> AsyncIte
 
 
 async def serve(app: Any, host: str, port: int, what: str) -> None:
-    """Serve an ASGI application for ever; log where `what` is to be found."""
+    """Serve an ASGI application for ever; log that `what`, such as "metrics are", is there."""
     listener = await _listen(host, port, what)
     config = uvicorn.Config(
         app,
@@ -65,7 +65,7 @@ async def serve(app: Any, host: str, port: int, what: str) -> None:
     )
     server = _Server(config)
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-    log.info("%s: %s", what, _url(listener))
+    log.info("%s at %s/", what, _url(listener))
     try:
         await asyncio.shield(serving)
     finally:
@@ -81,7 +81,7 @@ async def _listen(host: str, port: int, what: str) -> socket.socket:
             return socket.create_server((host, port), family=family)
         except OSError as error:
             if not said:
-                log.warning("no %s at %s:%d yet: %s", what, host, port, error)
+                log.warning("%s not at %s:%d yet: %s", what, host, port, error.strerror)
             said = True
         await asyncio.sleep(_AGAIN)
 

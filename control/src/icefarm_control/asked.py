@@ -7,7 +7,7 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,8 @@ log = logging.getLogger(__name__)
 class Asked:
     """A request and who asks, by the topic that it came on.
 
-    It is wanted until then, by time.monotonic(); nobody waits for an answer any more.
+    It is wanted until then, by time.monotonic(); nobody waits for an answer any more. It `came_at`
+    a moment by the same clock.
     """
 
     client: str
@@ -57,6 +58,7 @@ class Asked:
     operation: str
     request: Message
     wanted_until: float = math.inf
+    came_at: float = field(default_factory=time.monotonic)
 
     @property
     def is_wanted(self) -> bool:

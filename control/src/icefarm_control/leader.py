@@ -26,12 +26,14 @@ from icefarm_control.clock import Clock
 from icefarm_control.database import Database
 from icefarm_control.inventory import Inventory
 from icefarm_control.leadership import OPERATED, Leadership
+from icefarm_control.metrics import BROKER
 from icefarm_control.mirror import MIRRORED, Mirror
 from icefarm_control.sessions import Sessions
 from icefarm_schemas import (
     CONTRACT_VERSION,
     ControlState,
     DeviceState,
+    DeviceStatus,
     Presence,
     utc_now,
 )
@@ -99,10 +101,15 @@ class Leader:
             LeadershipLostError: another process may lead now.
             TakenOverError: another process has connected to the broker as the leader.
         """
-        async with asyncio.TaskGroup() as tasks:
-            # At once, so that a leader whose broker is away is not taken for one that is silent.
-            tasks.create_task(self._follow())
-            tasks.create_task(self._lead())
+        BROKER.watch("leader", self._connection)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                # At once, so that a leader whose broker is away is not taken for one that is
+                # silent.
+                tasks.create_task(self._follow())
+                tasks.create_task(self._lead())
+        finally:
+            BROKER.forget("leader")
 
     async def _lead(self) -> None:
         async with self._connection, asyncio.TaskGroup() as tasks:
@@ -120,8 +127,10 @@ class Leader:
                     self._synced.clear()
                 case Synced():
                     self._synced.set()
-                case Received(DeviceStateTopic(agent, device), DeviceState(reservation=serves)):
-                    self._mirror.check(agent, device, serves)
+                case Received(DeviceStateTopic(agent, device), DeviceState() as state):
+                    self._mirror.check(agent, device, state.reservation)
+                    if state.reservation is not None and state.status is DeviceStatus.READY:
+                        self._mirror.waits.see_ready(agent, device, state.reservation)
                 case Invalid(_, why, delivery):
                     log.warning("ignored a message on %s: %s", delivery.topic, why)
             if self._sessions.observe(happening):

@@ -114,6 +114,22 @@ class Leadership:
             raise LeadershipLostError(str(error)) from error
 
 
+async def somebody_leads(connection: AsyncConnection[DictRow]) -> bool:
+    """Whether a control process leads, as far as the others would believe it."""
+    return await _yes(
+        connection,
+        """
+        SELECT EXISTS (
+            SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+            WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = %s AND l.granted
+              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND a.state_change >= now() - make_interval(secs => %s)
+        ) AS yes
+        """,
+        *(_LOCK, _SILENT),
+    )
+
+
 async def _yes(connection: AsyncConnection[DictRow], query: str, *parameters: object) -> bool:
     row = await (await connection.execute(query, parameters)).fetchone()
     return row is not None and bool(row["yes"])

@@ -7,6 +7,7 @@ from typing import Any
 from icefarm_broker import BrokerError, Connection, NobodyListensError, RetainedStates
 from icefarm_control.database import Database
 from icefarm_control.leadership import Leadership
+from icefarm_control.metrics import Waits
 from icefarm_schemas import (
     AgentWish,
     Assignment,
@@ -81,6 +82,7 @@ class Mirror:
         self._holders: dict[AssignmentTopic, str] = {}
         self._devices: dict[str, set[AssignmentTopic]] = {}
         self._wanted: set[AgentWishTopic | NoteTopic] = set()
+        self.waits = Waits()
         self.queued: set[str] = set()
         """The reservations that wait for devices."""
         self._events: asyncio.Queue[tuple[EventsTopic, Message]] = asyncio.Queue()
@@ -119,6 +121,7 @@ class Mirror:
         # Why something changes is told before it does.
         for row in happened:
             _log(row)
+            self.waits.see(row)
             for event in _events_of(row):
                 self._events.put_nowait((EventsTopic(row["client"], row["session"]), event))
         for reservation, reason in ended.items():
@@ -206,6 +209,7 @@ class Mirror:
         self.states.hold(ReservationStateTopic(state.reservation), state)
         if state.status is ReservationStatus.QUEUED:
             self.queued.add(state.reservation)
+            self.waits.see_queued(state)
         else:
             self.queued.discard(state.reservation)
         held = set()

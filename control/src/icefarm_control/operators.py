@@ -14,6 +14,7 @@ import psycopg
 from icefarm_control.clock import database_time
 from icefarm_control.database import Cursor, Database, all_rows
 from icefarm_control.leadership import CHANNEL, OPERATED
+from icefarm_control.metrics import count_operation
 from icefarm_control.refusals import RefusedError, check_lease, why_not_live
 from icefarm_schemas import (
     AuditEntry,
@@ -72,6 +73,7 @@ async def carry_out(database: Database, operation: str, who: Operator, request: 
         return reply
 
     reply = await database.transaction(work)
+    count_operation(operation, reply)
     if reply.error is not None:
         log.info("refused %s of the operator %s: %s", operation, who.name, reply.error.message)
     elif not isinstance(request, AuditRequest | ProbeRequest):

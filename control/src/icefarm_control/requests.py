@@ -25,6 +25,7 @@ from icefarm_broker import (
 from icefarm_control.asked import Asked, carry_out, refuse
 from icefarm_control.database import Database
 from icefarm_control.leadership import CHANNEL
+from icefarm_control.metrics import BROKER, count_request
 from icefarm_control.operators import Operator
 from icefarm_control.operators import carry_out as operate
 from icefarm_control.refusals import RefusedError, check_lease
@@ -69,6 +70,7 @@ class Requests:
 
     async def run(self) -> None:
         """Work for ever."""
+        BROKER.watch("requests", self._connection)
         async with self._connection, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(tasks))
             tasks.create_task(self._work(tasks))
@@ -88,6 +90,7 @@ class Requests:
         topic, delivery = request.topic, request.delivery
         assert isinstance(topic, RequestTopic | OperatorTopic)
         replies = RepliesTopic(topic.client, topic.session)
+        came_at = time.monotonic()
         try:
             if isinstance(request, Invalid):
                 raise RefusedError(ErrorCode.INVALID_REQUEST, request.why)
@@ -105,6 +108,8 @@ class Requests:
                 extra={"client": topic.client, "code": refusal.error.code},
             )
             reply = Reply(error=refusal.error)
+            if isinstance(topic, RequestTopic):
+                count_request(topic.operation, reply.encode(), came_at)
             await self._reply(replies, reply.encode(), delivery.correlation)
         else:
             correlation = delivery.correlation or secrets.token_bytes(8)
@@ -149,6 +154,7 @@ class Requests:
                 self._done.set()
                 for (asked, correlation), reply in zip(batch, replies, strict=True):
                     if reply is not None:
+                        count_request(asked.operation, reply, asked.came_at)
                         tasks.create_task(self._reply(asked.replies, reply, correlation))
                     else:
                         tasks.create_task(self._refuse(asked, correlation))
@@ -178,6 +184,7 @@ class Requests:
             return
         # What could not be carried out at first may have been since.
         self._done.set()
+        count_request(asked.operation, reply, asked.came_at)
         if reply is not None:
             await self._reply(asked.replies, reply, correlation)
         else:
