@@ -131,7 +131,7 @@ def test_what_happens_on_a_farm_is_counted(
                 client.reserve(1)
             with pytest.raises(icefarm.NotAvailableError):
                 client.reserve(1, wait=1)
-        with client.reserve(1):
+        with client.reserve(1, wait=30):
             until(lambda: samples(control)['icefarm_reservations{status="active"}'] == 1)
     until(lambda: samples(control)['icefarm_boards{status="available"}'] == 2)
     now = samples(control)
