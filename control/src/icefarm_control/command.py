@@ -36,7 +36,11 @@ def run(
         Path, typer.Option(help="Where the database that is run here keeps its data.")
     ] = Path("icefarm-data"),
     web: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where it can be seen how control is.")
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the dashboard, the REST API, and how control is, are served.",
+        ),
     ] = "127.0.0.1:8080",
     no_web: Annotated[bool, typer.Option("--no-web", help="Serve nothing there.")] = False,
     log_format: Annotated[

@@ -22,6 +22,8 @@ _LOCK = 1_229_145_426
 """Any number that no other program uses on this database."""
 CHANNEL = "transition"
 """On which a process that has carried out requests says so."""
+CHANGED = "changed"
+"""On which the one that leads says that the farm looks different now."""
 OPERATED = "operated"
 """What it says when it was an operator's."""
 _BEAT = 2.0

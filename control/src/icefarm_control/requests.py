@@ -29,6 +29,7 @@ from icefarm_control.metrics import BROKER, count_request
 from icefarm_control.operators import Operator
 from icefarm_control.operators import carry_out as operate
 from icefarm_control.refusals import RefusedError, check_lease
+from icefarm_control.web.seen import Seen
 from icefarm_schemas import ControlProcessState, ErrorCode, Message, Reply, utc_now
 from icefarm_schemas.topics import ControlProcessTopic, OperatorTopic, RepliesTopic, RequestTopic
 
@@ -47,8 +48,10 @@ class Requests:
     and looks into the past, which may take longer.
     """
 
-    def __init__(self, database: Database, reading: Database, address: BrokerAddress) -> None:
-        self._database, self._reading = database, reading
+    def __init__(
+        self, database: Database, reading: Database, address: BrokerAddress, seen: Seen
+    ) -> None:
+        self._database, self._reading, self._seen = database, reading, seen
         process = secrets.token_hex(4)
         self._connection = Connection(
             address,
@@ -61,8 +64,11 @@ class Requests:
             ),
             # A clean start: nobody listens for a process that is away, and the broker says so.
             subscriptions=[
-                f"$share/control/{kind.pattern(address.root)}"
-                for kind in (RequestTopic, OperatorTopic)
+                *(
+                    f"$share/control/{kind.pattern(address.root)}"
+                    for kind in (RequestTopic, OperatorTopic)
+                ),
+                *Seen.patterns(address.root),
             ],
         )
         self._waiting: deque[tuple[Asked, bytes | None]] = deque()
@@ -78,6 +84,7 @@ class Requests:
 
     async def _listen(self, tasks: asyncio.TaskGroup) -> None:
         async for happening in self._connection:
+            self._seen.observe(happening)
             match happening:
                 case Received(RequestTopic() | OperatorTopic()):
                     await self._receive(happening, tasks)
