@@ -20,7 +20,7 @@ from benchmarks.usage import postgres_pid
 from icefarm_broker import BrokerAddress, Connection, PresenceMessages
 from icefarm_broker.mosquitto import Mosquitto, free_port
 from icefarm_control.embedded import EmbeddedDatabase
-from icefarm_schemas import AgentState, DeviceState, DeviceStatus, Presence, utc_now
+from icefarm_schemas import AgentState, AgentStatus, DeviceState, DeviceStatus, utc_now
 from icefarm_schemas.topics import AgentStateTopic, DeviceStateTopic
 
 _CONNECTIONS = 4
@@ -130,7 +130,7 @@ async def running_control(farm: Farm) -> AsyncIterator[Control]:
 async def reported_devices(url: str, agents: int, devices: int) -> AsyncIterator[None]:
     """So many agents that say they are there, each with so many devices that are available."""
     address = BrokerAddress.parse(url)
-    online = AgentState(status=Presence.ONLINE, behaviours=("pulsecount",), devices=devices)
+    online = AgentState(status=AgentStatus.ONLINE, behaviours=("pulsecount",), devices=devices)
     state = DeviceState(
         status=DeviceStatus.AVAILABLE,
         product="reported",
@@ -154,7 +154,7 @@ async def reported_devices(url: str, agents: int, devices: int) -> AsyncIterator
         for number in range(min(_CONNECTIONS, agents)):
             mine = names[number::_CONNECTIONS]
             presence = PresenceMessages(
-                AgentStateTopic(mine[0]), online, AgentState(status=Presence.OFFLINE)
+                AgentStateTopic(mine[0]), online, AgentState(status=AgentStatus.OFFLINE)
             )
             connection = await stack.enter_async_context(
                 Connection(address, f"reporter-{number}", presence)

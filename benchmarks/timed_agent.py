@@ -10,7 +10,8 @@ from icefarm_agent.agent import Agent
 from icefarm_agent.behaviours import installed_behaviours
 from icefarm_agent.board import BoardError, BoardWithoutUsb
 from icefarm_broker import BrokerAddress
-from icefarm_broker.service import log_as, run_service
+from icefarm_broker.logs import log_as_service
+from icefarm_broker.service import run_service
 
 
 class RemoteBoard(BoardWithoutUsb):
@@ -58,5 +59,5 @@ async def main(url: str, name: str, count: int, socket: str) -> None:
 
 if __name__ == "__main__":
     _, broker, own_name, boards_count, boards_socket = sys.argv
-    log_as(own_name)
+    log_as_service("timed-agent", agent=own_name)
     sys.exit(run_service(lambda: main(broker, own_name, int(boards_count), boards_socket)))

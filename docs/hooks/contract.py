@@ -17,10 +17,11 @@ import icefarm_schemas
 from icefarm.errors import FarmError
 from icefarm_broker.accounts import Role, rules
 from icefarm_schemas import ErrorCode, Event, Message, topics
+from icefarm_schemas.operators import AGENT_COMMANDS, OPERATIONS
 from icefarm_schemas.requests import REQUESTS
 
 PAGE = "reference/topics.md"
-_WRITERS = (Role.CONTROL, Role.AGENT, Role.CLIENT)
+_WRITERS = (Role.CONTROL, Role.AGENT, Role.CLIENT, Role.OPERATOR)
 _SOURCE = griffe.load("icefarm_schemas")
 
 
@@ -30,7 +31,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return markdown
     parts: dict[str, Callable[[], str]] = {
         "topics": _topics,
-        "requests": _requests,
+        "requests": lambda: _operations(REQUESTS),
+        "operators": lambda: _operations(OPERATIONS),
+        "agent commands": lambda: _operations(AGENT_COMMANDS, "command"),
         "events": _events,
         "messages": _messages,
         "error codes": _error_codes,
@@ -56,7 +59,7 @@ def _topics() -> str:
             (
                 f"`{'/'.join(kind.levels)}`",
                 _carried(kind),
-                ", ".join(role for role in _WRITERS if _may_write(role, kind)),
+                ", ".join(_writers(kind)),
                 "yes" if kind.retained else "",
                 _in_a_cell(kind),
             )
@@ -68,11 +71,21 @@ def _topics() -> str:
 def _carried(kind: type[topics.Topic]) -> str:
     if kind.carries is bytes:
         return "bytes"
+    if kind is topics.OperatorTopic:
+        return "[an operator's request](#operators)"
+    if kind is topics.AgentCommandTopic:
+        return "[a command](#agent-commands)"
     if kind.carries is Message:
         return "[a request](#requests)"
     if kind.carries is Event:
         return "[an event](#events)"
     return _link(kind.carries.__name__)
+
+
+def _writers(kind: type[topics.Topic]) -> list[Role]:
+    """Those roles; an operator may write all that a client may, which goes without saying."""
+    may = [role for role in _WRITERS if _may_write(role, kind)]
+    return [role for role in may if role is not Role.OPERATOR or Role.CLIENT not in may]
 
 
 def _may_write(role: Role, kind: type[topics.Topic]) -> bool:
@@ -82,12 +95,12 @@ def _may_write(role: Role, kind: type[topics.Topic]) -> bool:
     )
 
 
-def _requests() -> str:
+def _operations(kinds: dict[str, type[Message]], what: str = "operation") -> str:
     return _table(
-        ("operation", "message", "what it asks for"),
+        (what, "message", "what it asks for"),
         (
             (f"`{operation}`", _link(message.__name__), _in_a_cell(message))
-            for operation, message in REQUESTS.items()
+            for operation, message in kinds.items()
         ),
     )
 

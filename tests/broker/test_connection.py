@@ -29,6 +29,7 @@ from icefarm_broker.mqtt import MqttClient
 from icefarm_schemas import (
     MAX_PAYLOAD_BYTES,
     AgentState,
+    AgentStatus,
     DeviceState,
     DeviceStatus,
     Presence,
@@ -43,7 +44,7 @@ from icefarm_schemas.topics import (
     SessionStateTopic,
 )
 
-ONLINE, OFFLINE = AgentState(status=Presence.ONLINE), AgentState(status=Presence.OFFLINE)
+ONLINE, OFFLINE = AgentState(status=AgentStatus.ONLINE), AgentState(status=AgentStatus.OFFLINE)
 
 
 def agent_connection(url: str, name: str, *subscriptions: str, **options: object) -> Connection:

@@ -14,7 +14,7 @@ from icefarm_broker import (
     Synced,
 )
 from icefarm_broker.mosquitto import Mosquitto
-from icefarm_schemas import AgentState, DeviceState, DeviceStatus, Presence, utc_now
+from icefarm_schemas import AgentState, AgentStatus, DeviceState, DeviceStatus, utc_now
 from icefarm_schemas.topics import AgentStateTopic, DeviceStateTopic
 
 
@@ -27,7 +27,7 @@ def a_device(detail: str) -> DeviceState:
 @asynccontextmanager
 async def an_agent(url: str) -> AsyncIterator[RetainedStates]:
     """An agent's device states, followed for as long as the block runs."""
-    state = AgentState(status=Presence.ONLINE)
+    state = AgentState(status=AgentStatus.ONLINE)
     connection = Connection(
         BrokerAddress.parse(url),
         "agent",
@@ -49,7 +49,7 @@ async def an_agent(url: str) -> AsyncIterator[RetainedStates]:
 
 async def retained(mosquitto: Mosquitto) -> dict[str, str]:
     """The detail of each device that the broker retains, as another client finds it."""
-    state = AgentState(status=Presence.ONLINE)
+    state = AgentState(status=AgentStatus.ONLINE)
     reader = Connection(
         BrokerAddress.parse(mosquitto.url),
         "reader",

@@ -10,7 +10,7 @@ from support.waiting import until, until_async
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto, free_port
-from icefarm_schemas import Presence
+from icefarm_schemas import AgentStatus
 from icefarm_schemas.topics import EventsTopic
 
 
@@ -267,7 +267,7 @@ async def test_a_second_reservation_still_sees_its_agent(
 
         async def noticed() -> bool:
             state = client._view.agents.get("bench")
-            return state is not None and state.status is Presence.OFFLINE
+            return state is not None and state.status is AgentStatus.OFFLINE
 
         await until_async(noticed)
         await second.release()

@@ -54,7 +54,7 @@ async def test_each_event_reaches_its_handlers(farm: Processes, mosquitto: Mosqu
         await asyncio.to_thread(farm.interrupt, "agent-second")
         await came(icefarm.BoardFailed)
         assert of(icefarm.AgentStopping) == [
-            icefarm.AgentStopping(held.id, "second", ("second-1",))
+            icefarm.AgentStopping(held.id, "second", ("second-1",), None)
         ]
         [failed] = of(icefarm.BoardFailed)
         assert isinstance(failed, icefarm.BoardFailed)

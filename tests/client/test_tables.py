@@ -23,6 +23,7 @@ def a_board(number: int) -> Board:
         behaviour="pulsecount",
         reservation=f"{number:010x}",
         detail="it does not come back\nas a tty",
+        note=None,
     )
 
 

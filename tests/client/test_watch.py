@@ -15,7 +15,7 @@ import icefarm
 from icefarm.cli.ending import ExitCode
 from icefarm.cli.watch import Seen, screen
 from icefarm_broker.mosquitto import Mosquitto
-from icefarm_schemas import HeldDevice, ReservationState, ReservationStatus, utc_now
+from icefarm_schemas import AgentStatus, HeldDevice, ReservationState, ReservationStatus, utc_now
 
 
 @pytest.fixture
@@ -144,9 +144,11 @@ def a_farm(boards: int, reservations: int, *, online: bool = True) -> Seen:
     return Seen(
         is_connected=online,
         is_served=True,
-        agents=[icefarm.Agent(name="bench", online=True, version="1", boards=boards)],
+        agents=[icefarm.Agent("bench", True, AgentStatus.ONLINE, None, "1", boards)],
         boards=[
-            icefarm.Board(f"bench-{n}", "bench", "pico", "available", (), {}, None, None, None)
+            icefarm.Board(
+                f"bench-{n}", "bench", "pico", "available", (), {}, None, None, None, None
+            )
             for n in range(boards)
         ],
         reservations=[

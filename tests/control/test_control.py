@@ -24,6 +24,7 @@ from icefarm_broker import (
 from icefarm_broker.mosquitto import Mosquitto
 from icefarm_schemas import (
     AgentState,
+    AgentStatus,
     Assignment,
     Availability,
     ControlState,
@@ -57,7 +58,7 @@ from icefarm_schemas.topics import (
     SessionStateTopic,
 )
 
-ONLINE = AgentState(status=Presence.ONLINE)
+ONLINE = AgentState(status=AgentStatus.ONLINE)
 
 
 def a_device(status: DeviceStatus = DeviceStatus.AVAILABLE) -> DeviceState:
@@ -70,7 +71,7 @@ async def agent(mosquitto: Mosquitto) -> AsyncIterator[Connection]:
     connection = Connection(
         BrokerAddress.parse(mosquitto.url),
         "agent-pi",
-        PresenceMessages(AgentStateTopic("pi"), ONLINE, AgentState(status=Presence.OFFLINE)),
+        PresenceMessages(AgentStateTopic("pi"), ONLINE, AgentState(status=AgentStatus.OFFLINE)),
     )
     async with connection:
         for name in ("a", "b"):
@@ -446,7 +447,7 @@ async def test_what_is_available_is_told(
     until(lambda: available() == counts(1, 2))
     await agent.publish(DeviceStateTopic("pi", "b"), b"")
     until(lambda: available() == counts(1, 1))
-    await agent.publish(AgentStateTopic("pi"), AgentState(status=Presence.OFFLINE))
+    await agent.publish(AgentStateTopic("pi"), AgentState(status=AgentStatus.OFFLINE))
     until(lambda: available() == counts(0, 1))
 
 

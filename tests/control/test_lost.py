@@ -34,7 +34,7 @@ async def agents(database: Database, *online: str, delay: float = 0) -> None:
     """These agents are there, and no other."""
     inventory = Inventory()
     inventory._online.update(online)
-    reports = Reports(agents={"pi", "attic"})
+    reports = Reports(agents=dict.fromkeys(("pi", "attic")))
     await database.transaction(lambda cursor: inventory.write(cursor, reports, delay))
 
 

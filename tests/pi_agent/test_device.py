@@ -470,3 +470,27 @@ async def test_a_behaviour_with_a_defect_breaks_its_board_only(
 def test_every_status_has_a_way_on() -> None:
     assert set(NEXT) == {None, *DeviceStatus}
     assert all(NEXT.values())
+
+
+async def test_an_operator_starts_a_board_anew_whatever_it_does() -> None:
+    board = a_board(b"pulses: 1\n")
+    async with living(board) as life:
+        await life.reaches(S.AVAILABLE)
+        life.device.restart()
+        expected = [S.PREPARING, S.AVAILABLE, S.PREPARING, S.AVAILABLE]
+
+        async def twice() -> bool:
+            return life.statuses == expected
+
+        await until_async(twice, f"{expected}, not {life.statuses}")
+        life.device.assign(an_assignment())
+        await life.reaches(S.READY)
+        life.states.clear()
+        life.device.restart()
+        await life.reaches(S.READY)
+        assert life.statuses == [S.STARTING, S.READY]
+        # That is no fault of the board's, and what it does goes on.
+        assert life.states[-1].repairs == 0
+        await life.device.evaluate(an_evaluation(1))
+        [result] = await life.outbox.wait_for(1)
+        assert result.measurement is not None

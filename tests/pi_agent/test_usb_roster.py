@@ -197,6 +197,29 @@ async def test_a_second_board_with_the_serial_number_waits_until_the_first_is_go
         assert await lab.report() == ("found", SERIAL, THERE)
 
 
+async def test_a_board_that_is_forgotten_is_found_again_where_it_is() -> None:
+    async with rostered() as lab:
+        lab.plug(HERE, RUNNING)
+        await lab.report()
+        board = lab.boards[SERIAL]
+        assert lab.roster.forget(SERIAL)
+        assert await lab.report() == ("lost", SERIAL, HERE)
+        assert await lab.report() == ("found", SERIAL, HERE)
+        assert lab.boards[SERIAL] is not board
+        assert not lab.roster.forget("nosuch")
+
+
+async def test_a_board_with_a_holders_firmware_is_forgotten_and_found_by_its_place() -> None:
+    async with rostered() as lab:
+        lab.plug(HERE, RUNNING)
+        await lab.report()
+        lab.boards[SERIAL].foreign = True
+        lab.plug(HERE, RUNNING, **FOREIGN)
+        assert lab.roster.forget(SERIAL)
+        assert await lab.report() == ("lost", SERIAL, HERE)
+        assert await lab.report() == ("found", SERIAL, HERE)
+
+
 async def test_a_bootloader_without_a_default_firmware_says_where_to_put_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

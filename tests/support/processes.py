@@ -1,6 +1,7 @@
 """The parts of a farm as processes, started through their console scripts as deployed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,9 +45,16 @@ class Processes:
         """In which client tools find the farm."""
         return {**os.environ, "ICEFARM_BROKER": self._broker, "COLUMNS": "200", "NO_COLOR": "1"}
 
-    def control(self, name: str = "control") -> subprocess.Popen[bytes]:
+    def control(self, name: str = "control", *, web: bool = False) -> subprocess.Popen[bytes]:
         """Start control; several share the work, so each needs a name for its log."""
-        return self.start(name, script("icefarm-control"), "--database", self._database)
+        place = ("--web", "127.0.0.1:0") if web else ("--no-web",)
+        return self.start(name, script("icefarm-control"), "--database", self._database, *place)
+
+    def dashboard(self, name: str = "control") -> str:
+        """The URL of the dashboard that control says it serves, without a slash at its end."""
+        pattern = re.compile(r"the dashboard is at (\S+)/\n")
+        found: list[str] = until(lambda: pattern.findall(self.output(name)))
+        return found[-1]
 
     def agent(
         self,
@@ -54,6 +62,7 @@ class Processes:
         boards: int = 2,
         speed: float = 20,
         labels: tuple[str, ...] = (),
+        options: tuple[str, ...] = (),
     ) -> subprocess.Popen[bytes]:
         """Start an agent with virtual boards."""
         return self.start(
@@ -66,6 +75,7 @@ class Processes:
             "--virtual-speed",
             str(speed),
             *(f"--label={label}" for label in labels),
+            *options,
         )
 
     def serve(self, boards: int) -> None:
@@ -94,6 +104,10 @@ class Processes:
         process = self._all.pop(name)
         process.kill()
         process.wait()
+
+    def wait(self, name: str) -> int:
+        """The exit code of one that ends by itself."""
+        return self._all.pop(name).wait(30)
 
     def interrupt(self, name: str) -> int:
         """Ctrl-C, again and again until it has ended; return the exit code."""

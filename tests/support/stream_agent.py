@@ -21,6 +21,7 @@ from icefarm_broker import (
 )
 from icefarm_schemas import (
     AgentState,
+    AgentStatus,
     Assignment,
     CloseStream,
     CommandFinished,
@@ -31,7 +32,6 @@ from icefarm_schemas import (
     ErrorCode,
     Event,
     OpenStream,
-    Presence,
     ResetDevices,
     StreamClosed,
     StreamOpened,
@@ -119,8 +119,8 @@ class StreamAgent:
             f"agent-{name}",
             PresenceMessages(
                 AgentStateTopic(name),
-                AgentState(status=Presence.ONLINE, boot_id=secrets.token_hex(4)),
-                AgentState(status=Presence.OFFLINE),
+                AgentState(status=AgentStatus.ONLINE, boot_id=secrets.token_hex(4)),
+                AgentState(status=AgentStatus.OFFLINE),
             ),
             subscriptions=[AssignmentTopic.pattern(address.root, agent=name)],
             session_expiry=300,

@@ -11,7 +11,7 @@ import icefarm
 from icefarm_broker import BrokerAddress, Connection, PresenceMessages
 from icefarm_broker.accounts import Account, Role, write_accounts
 from icefarm_broker.mosquitto import Mosquitto, free_port
-from icefarm_schemas import Frame, Presence, SessionState, stream_tag
+from icefarm_schemas import EndReason, Frame, Presence, SessionState, stream_tag
 from icefarm_schemas.topics import SessionStateTopic, StreamUpTopic
 
 
@@ -23,6 +23,7 @@ def farm(tmp_path: Path, database_url: str) -> Iterator[Mosquitto]:
         "bench": Role.AGENT,
         "ann": Role.CLIENT,
         "bob": Role.CLIENT,
+        "olga": Role.OPERATOR,
     }
     accounts = [Account(name, name, role) for name, role in roles.items()]
     with Mosquitto(tmp_path / "broker", free_port(), write_accounts(accounts, tmp_path)) as broker:
@@ -56,6 +57,41 @@ async def test_a_console_is_its_holders_alone(farm: Mosquitto) -> None:
             # A frame of somebody else's would have ended it.
             lines = [console.readline(timeout=10) for _ in range(5)]
             assert lines[1:] == [b"default firmware\n"] * 4
+
+
+def test_only_an_operator_deals_with_the_boards_of_others(farm: Mosquitto) -> None:
+    ended: list[icefarm.ReservationEnded] = []
+    with icefarm.Client(url_of(farm, "ann")) as ann, icefarm.Client(url_of(farm, "olga")) as olga:
+        until(lambda: ann.is_served() and [b.status for b in ann.boards()] == ["available"])
+        ann.on(icefarm.ReservationEnded, ended.append)
+        held = ann.reserve(1)
+        for act in (ann.operator.check, lambda: ann.operator.end(everything=True)):
+            with pytest.raises(icefarm.FarmPermissionError, match="does not allow"):
+                act()
+        olga.operator.check()
+        [state] = olga.operator.extend(client="ann", duration=5000)
+        assert state.reservation == held.id
+        olga.operator.end(boards=held.boards, dry_run=True)
+        # Agents take commands and wishes from control alone, notes are for all to see.
+        olga.operator.note("bench-1", text="works")
+        until(lambda: [board.note for board in ann.boards()] == ["works"])
+        olga.operator.drain("bench")
+        until(lambda: [agent.status for agent in ann.agents()] == ["draining"])
+        olga.operator.restart_boards("bench-1")
+        olga.operator.end(held.id)
+        until(lambda: ended)
+        assert ended[0].reason is EndReason.OPERATOR
+        with pytest.raises(icefarm.ReservationEndedError, match="is over: operator"):
+            held.extend()
+        recorded = [(entry.who, entry.operation, entry.dry_run) for entry in olga.operator.audit()]
+        assert recorded == [
+            ("olga", "end", False),
+            ("olga", "restart_devices", False),
+            ("olga", "drain", False),
+            ("olga", "note", False),
+            ("olga", "end", True),
+            ("olga", "extend", False),
+        ]
 
 
 async def intrude(url: str, held: icefarm.Reservation, session: str) -> None:

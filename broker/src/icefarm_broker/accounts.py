@@ -15,7 +15,9 @@ from icefarm_broker.mosquitto import find_program
 from icefarm_schemas import check_name
 from icefarm_schemas.topics import (
     DEFAULT_ROOT,
+    AgentCommandTopic,
     AgentStateTopic,
+    AgentWishTopic,
     AssignmentTopic,
     AvailabilityTopic,
     CommandTopic,
@@ -23,6 +25,9 @@ from icefarm_schemas.topics import (
     ControlStateTopic,
     DeviceStateTopic,
     EventsTopic,
+    LogTopic,
+    NoteTopic,
+    OperatorTopic,
     RepliesTopic,
     RequestTopic,
     ReservationStateTopic,
@@ -40,6 +45,8 @@ class Role(StrEnum):
     CONTROL = "control"
     AGENT = "agent"
     CLIENT = "client"
+    OPERATOR = "operator"
+    """A client that may also ask for things about everybody's boards."""
     OBSERVER = "observer"
 
 
@@ -67,11 +74,17 @@ def rules(role: Role, name: str, root: str = DEFAULT_ROOT) -> list[tuple[str, st
             ("readwrite", ControlProcessTopic.pattern(root)),
             ("readwrite", AvailabilityTopic.pattern(root)),
             ("read", AgentStateTopic.pattern(root)),
-            ("read", DeviceStateTopic.pattern(root)),
+            ("read", LogTopic.pattern(root)),
+            # Written only to remove what an agent that is gone has left.
+            ("readwrite", DeviceStateTopic.pattern(root)),
             ("readwrite", AssignmentTopic.pattern(root)),
+            ("readwrite", NoteTopic.pattern(root)),
+            ("readwrite", AgentWishTopic.pattern(root)),
+            ("write", AgentCommandTopic.pattern(root)),
             # Written only to remove what a session that is gone has left.
             ("readwrite", SessionStateTopic.pattern(root)),
             ("read", RequestTopic.pattern(root)),
+            ("read", OperatorTopic.pattern(root)),
             ("write", RepliesTopic.pattern(root)),
             ("write", EventsTopic.pattern(root)),
             ("readwrite", ReservationStateTopic.pattern(root)),
@@ -82,6 +95,9 @@ def rules(role: Role, name: str, root: str = DEFAULT_ROOT) -> list[tuple[str, st
             ("readwrite", AgentStateTopic.pattern(root, agent=name)),
             ("readwrite", DeviceStateTopic.pattern(root, agent=name)),
             ("read", AssignmentTopic.pattern(root, agent=name)),
+            ("read", AgentWishTopic.pattern(root, agent=name)),
+            ("read", AgentCommandTopic.pattern(root, agent=name)),
+            ("write", LogTopic.pattern(root, agent=name)),
             # Whose stream is open, and whether it is still there.
             ("read", SessionStateTopic.pattern(root)),
             *(("read", kind.pattern(root)) for kind in _COMMANDS),
@@ -89,12 +105,19 @@ def rules(role: Role, name: str, root: str = DEFAULT_ROOT) -> list[tuple[str, st
             ("write", StreamDownTopic.pattern(root)),
             ("write", EventsTopic.pattern(root)),
         ]
+    if role is Role.OPERATOR:
+        return [
+            *rules(Role.CLIENT, name, root),
+            ("write", OperatorTopic.pattern(root, client=name)),
+            ("read", LogTopic.pattern(root)),
+        ]
     if role is Role.CLIENT:
         return [
             ("read", ControlStateTopic.pattern(root)),
             ("read", AvailabilityTopic.pattern(root)),
             ("read", AgentStateTopic.pattern(root)),
             ("read", DeviceStateTopic.pattern(root)),
+            ("read", NoteTopic.pattern(root)),
             ("read", ReservationStateTopic.pattern(root)),
             ("readwrite", SessionStateTopic.pattern(root, client=name)),
             ("write", RequestTopic.pattern(root, client=name)),

@@ -50,8 +50,8 @@ def accounts(
 ) -> None:
     """Write Mosquitto's password file and access list.
 
-    The roles are control, agent, client and observer. The name of an agent's or client's account
-    is its name in topics.
+    The roles are control, agent, client, operator (a client who may also deal with everybody's
+    boards) and observer. The name of an agent's or client's account is its name in topics.
     """
     found = []
     for number, line in enumerate(file, 1):

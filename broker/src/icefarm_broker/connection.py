@@ -113,6 +113,8 @@ class Connection:
         self._keeper: asyncio.Task[None] | None = None
         self._takers: dict[str, Callable[[bytes], None]] = {}
         self._when_lost: dict[str, Callable[[Exception], None]] = {}
+        self.losses = 0
+        """How often the connection was lost; it is made again each time."""
 
     async def __aenter__(self) -> Self:
         """Connect for the first time.
@@ -171,6 +173,24 @@ class Connection:
             log.info("no farewell to the broker, which notices by itself: %s", error)
             return False
         return True
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection, as far as is known; `round_trip` finds out."""
+        return self._mqtt is not None and self._up.is_set()
+
+    async def round_trip(self) -> float:
+        """Ask the broker for something that changes nothing, and return after how many seconds it
+        has answered.
+
+        Raises:
+            ConnectionLostError: there is no connection, or it was lost meanwhile.
+        """
+        if self._mqtt is None or not self._up.is_set():
+            raise ConnectionLostError("there is no connection to the broker now")
+        asked = time.monotonic()
+        await self._mqtt.unsubscribe_from([f"{self.root}/never-subscribed"])
+        return time.monotonic() - asked
 
     @property
     def root(self) -> str:
@@ -246,7 +266,7 @@ class Connection:
         self._presence = replace(self._presence, birth=birth)
         await self.publish(self._presence.topic, birth, retain=True)
 
-    def send(self, topic: str, payload: bytes) -> None:
+    def send(self, topic: str, payload: bytes, content_type: str | None = None) -> None:
         """Publish bytes with QoS 0, now or never; `topic` is as `Topic.build` makes it.
 
         Raises:
@@ -255,7 +275,7 @@ class Connection:
         if self._mqtt is None or not self._up.is_set():
             raise ConnectionLostError("there is no connection to the broker now")
         _log("->", topic, payload)
-        self._mqtt.send(topic, payload)
+        self._mqtt.send(topic, payload, content_type)
 
     def take_bytes(
         self, topic: str, take: Callable[[bytes], None], lost: Callable[[Exception], None]
@@ -385,6 +405,7 @@ class Connection:
                 await asyncio.wait([mqtt.lost])
                 why = mqtt.why_lost()
                 self._up.clear()
+                self.losses += 1
                 for tell in list(self._when_lost.values()):
                     tell(why)
                 self._happenings.put_nowait(Disconnected(why))

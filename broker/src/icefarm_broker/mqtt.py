@@ -135,7 +135,7 @@ class MqttClient(aiomqtt.Client):
         deliver: Callable[[Delivery], None],
         deliver_bytes: Mapping[str, Callable[[bytes], None]],
         *,
-        will: Outgoing,
+        will: Outgoing | None,
         clean_start: bool,
         session_expiry: float,
         keepalive: int,
@@ -152,7 +152,7 @@ class MqttClient(aiomqtt.Client):
             identifier=client_id,
             protocol=aiomqtt.ProtocolVersion.V5,
             tls_context=ssl.create_default_context() if address.tls else None,
-            will=_as_will(will),
+            will=None if will is None else _as_will(will),
             clean_start=clean_start,
             keepalive=keepalive,
             properties=connect,
@@ -252,7 +252,7 @@ class MqttClient(aiomqtt.Client):
                 f"the broker refused {len(message.payload):,} bytes on {message.topic}: {code}"
             )
 
-    def send(self, topic: str, payload: bytes) -> None:
+    def send(self, topic: str, payload: bytes, content_type: str | None = None) -> None:
         """Publish with QoS 0, at once and without an answer.
 
         Behind what paho has still to write, if anything; else past it, for its way costs three
@@ -264,7 +264,7 @@ class MqttClient(aiomqtt.Client):
         sock = self._client.socket()
         if sock is None or self.lost.done():
             raise ConnectionLostError("the connection is over")
-        packet = publish_packet(topic, payload)
+        packet = publish_packet(topic, payload, content_type)
         sent = 0
         if not self._client.want_write():
             try:

@@ -40,9 +40,12 @@ def pack(
     return _variable_length(len(packed)) + packed
 
 
-def publish_packet(topic: str, payload: bytes) -> bytes:
-    """A whole PUBLISH with QoS 0 and no properties (MQTT 5, 3.3)."""
-    head = _counted(topic.encode()) + b"\0"
+def publish_packet(topic: str, payload: bytes, content_type: str | None = None) -> bytes:
+    """A whole PUBLISH with QoS 0 and no other properties (MQTT 5, 3.3)."""
+    properties = b""
+    if content_type is not None:
+        properties = bytes((_CONTENT_TYPE,)) + _counted(content_type.encode())
+    head = _counted(topic.encode()) + _variable_length(len(properties)) + properties
     return b"\x30" + _variable_length(len(head) + len(payload)) + head + payload
 
 

@@ -10,7 +10,7 @@ from icefarm_broker.connection import Connection
 from icefarm_broker.errors import NobodyListensError, RequestTimedOutError
 from icefarm_broker.happenings import Received
 from icefarm_schemas import Message, Reply
-from icefarm_schemas.topics import RepliesTopic, RequestTopic
+from icefarm_schemas.topics import OperatorTopic, RepliesTopic, RequestTopic
 
 _RETURN_OF_CONTROL = 25.0
 """Seconds, less than a request's usual patience, so that the reason of a failure can be told."""
@@ -53,7 +53,9 @@ class Requester:
         self._waiting: dict[bytes, asyncio.Future[Reply]] = {}
         self.replies = RepliesTopic(client, session)
 
-    async def request(self, operation: str, message: Message, *, timeout: float) -> Reply:
+    async def request(
+        self, operation: str, message: Message, *, timeout: float, as_operator: bool = False
+    ) -> Reply:
         """Send a request and return its reply within `timeout` seconds.
 
         Raises:
@@ -61,7 +63,8 @@ class Requester:
             RequestTimedOutError: no reply came in time.
             NotAuthorisedError: the access list forbids it.
         """
-        topic = RequestTopic(self._client, self._session, operation)
+        kind = OperatorTopic if as_operator else RequestTopic
+        topic = kind(self._client, self._session, operation)
         # Correlation data is bytes on the wire; as text it can be read in mosquitto_sub's output.
         correlation = secrets.token_hex(8).encode()
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()

@@ -8,12 +8,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from icefarm_broker.errors import BrokerError
+from icefarm_broker.systemd import Systemd
 
 log = logging.getLogger(__name__)
 
 
 def log_as(name: str, *, debug: bool = False) -> None:
-    """Write log lines to standard error, each with the name of the part it comes from."""
+    """Write log lines to standard error, each with the name of the program it comes from.
+
+    Of a service they say more: see logs.py.
+    """
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,
         format=f"%(asctime)s %(levelname)-7s {name.replace('%', '%%')}: %(message)s",
@@ -24,21 +28,42 @@ def log_as(name: str, *, debug: bool = False) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    """Run until SIGTERM or Ctrl-C and return the exit code.
+EXIT_RESTART = 75
+"""The exit code of a part that was asked to end so that its supervisor starts it again."""
 
-    The first signal cancels `main`, which cleans up; further ones do not interrupt that.
+
+def run_service(
+    main: Callable[[], Coroutine[Any, Any, int | None]],
+    drain: Callable[[], None] | None = None,
+    status: Callable[[], str] = lambda: "running",
+) -> int:
+    """Run until SIGTERM or Ctrl-C and return the exit code, which is `main`'s where it has one.
+
+    The first signal cancels `main`, which cleans up; further ones do not interrupt that. Where
+    there is a `drain`, it is called at a first SIGTERM instead, and lets `main` end by itself; the
+    next signal cancels. A systemd that has started this process is kept informed of how it is, with
+    the `status` in words.
     """
+    systemd = Systemd()
 
     async def until_stopped() -> int:
         task = asyncio.create_task(main())
-        stopping = False
+        # Ready as soon as it works: what it needs may come later, and it goes on trying.
+        informing = asyncio.create_task(systemd.keep_informed(status))
+        stopping = draining = False
 
         def stop(name: str) -> None:
-            nonlocal stopping
+            nonlocal stopping, draining
+            if drain is not None and name == "SIGTERM" and not (draining or stopping):
+                draining = True
+                systemd.tell("STOPPING=1", "STATUS=draining")
+                log.info("%s: draining; the next signal stops at once", name)
+                drain()
+                return
             log.info("%s: %s", name, "still stopping" if stopping else "stopping")
             if not stopping:
                 stopping = True
+                systemd.tell("STOPPING=1", "STATUS=stopping")
                 task.cancel()
 
         loop = asyncio.get_running_loop()
@@ -49,7 +74,7 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
             else:
                 loop.add_signal_handler(number, stop, number.name)
         try:
-            await task
+            return await task or 0
         except asyncio.CancelledError:
             if not stopping:
                 raise
@@ -63,6 +88,7 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
             log.error("%s", known.exceptions[0])
             return 1
         finally:
+            informing.cancel()
             if sys.platform != "win32":
                 # Closing the loop puts the default handlers back, and one more Ctrl-C would then
                 # end the process by that signal instead of with its exit code.

@@ -87,6 +87,16 @@ class Stream:
         finally:
             self.close()
 
+    @property
+    def sent(self) -> int:
+        """Bytes that have gone from here."""
+        return self._sent
+
+    @property
+    def received(self) -> int:
+        """Bytes that have come here."""
+        return self._received
+
     async def flush(self, timeout: float) -> None:
         """Return when all that has come is passed on, or after `timeout` seconds."""
         deadline = self._loop.time() + timeout

@@ -12,6 +12,7 @@
 from icefarm.async_board import AsyncHeldBoard
 from icefarm.async_client import AsyncClient
 from icefarm.async_console import AsyncConsole
+from icefarm.async_operator import AsyncOperator
 from icefarm.async_reservation import AsyncReservation
 from icefarm.attaching import AsyncAttachment
 from icefarm.board import HeldBoard
@@ -28,6 +29,7 @@ from icefarm.errors import (
     InvalidRequestError,
     LimitExceededError,
     MeasurementFailedError,
+    NoSuchAgentError,
     NoSuchBehaviourError,
     NoSuchBoardError,
     NoSuchReservationError,
@@ -49,6 +51,7 @@ from icefarm.events import (
     ReservationEnded,
     ReservationExpiring,
 )
+from icefarm.operator import Operator
 from icefarm.reservation import Attachment, Console, Reservation, UsbServer
 from icefarm.results import Result, Source
 from icefarm.usb.server import AsyncUsbServer
@@ -61,6 +64,7 @@ __all__ = [
     "AsyncClient",
     "AsyncConsole",
     "AsyncHeldBoard",
+    "AsyncOperator",
     "AsyncReservation",
     "AsyncUsbServer",
     "Attachment",
@@ -85,12 +89,14 @@ __all__ = [
     "Item",
     "LimitExceededError",
     "MeasurementFailedError",
+    "NoSuchAgentError",
     "NoSuchBehaviourError",
     "NoSuchBoardError",
     "NoSuchReservationError",
     "NotAvailableError",
     "NotHolderError",
     "NotSupportedError",
+    "Operator",
     "Reservation",
     "ReservationEnded",
     "ReservationEndedError",

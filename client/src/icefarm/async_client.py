@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, overload
 
+from icefarm.async_operator import AsyncOperator
 from icefarm.async_reservation import AsyncReservation
 from icefarm.boards import BoardName
 from icefarm.configuration import find_address
@@ -133,6 +134,11 @@ class AsyncClient:
     def session(self) -> str:
         """The id of this process in the farm."""
         return self._session.id
+
+    @property
+    def operator(self) -> AsyncOperator:
+        """What operators may do with everybody's boards."""
+        return AsyncOperator(self._session)
 
     @property
     def _view(self) -> View:

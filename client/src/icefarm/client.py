@@ -16,6 +16,7 @@ from icefarm.async_client import DEFAULT_GRACE, AsyncClient
 from icefarm.async_reservation import AsyncReservation
 from icefarm.boards import BoardName
 from icefarm.handlers import E, check_handler
+from icefarm.operator import Operator
 from icefarm.reservation import Reservation
 from icefarm.termination import Termination
 from icefarm.view import Agent, Board
@@ -109,6 +110,11 @@ class Client:
     def session(self) -> str:
         """The id of this process in the farm."""
         return self._client.session
+
+    @property
+    def operator(self) -> Operator:
+        """What operators may do with everybody's boards."""
+        return Operator(lambda: self._client.operator, self._call)
 
     def __enter__(self) -> Self:
         self._termination.begin()

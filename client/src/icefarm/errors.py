@@ -53,6 +53,10 @@ class NoSuchBehaviourError(FarmError, code=ErrorCode.NO_SUCH_BEHAVIOUR):
     """No board offers this behaviour."""
 
 
+class NoSuchAgentError(FarmError, code=ErrorCode.NO_SUCH_AGENT):
+    """The farm has no agent of this name."""
+
+
 class NoSuchReservationError(FarmError, code=ErrorCode.NO_SUCH_RESERVATION):
     """The farm has no reservation of this id."""
 

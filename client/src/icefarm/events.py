@@ -77,7 +77,7 @@ class BoardFailed:
         reservation: the id of yours that it is about.
         board: the board's name.
         agent: the machine that it is plugged into.
-        reason: it broke, was unplugged, or its agent is gone.
+        reason: it broke, was unplugged, its agent is gone or drained, or an operator took it.
         detail: what is wrong with it, where that is known.
     """
 
@@ -96,11 +96,13 @@ class AgentStopping:
         reservation: the id of yours that it is about.
         agent: its name.
         boards: the names of those boards.
+        until: for how long it waits at most for you to be done with them; None where it ends now.
     """
 
     reservation: str
     agent: str
     boards: tuple[str, ...]
+    until: datetime | None
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ def from_message(message: Message) -> FarmEvent | None:
             return BoardUnbound(of, board, agent)
         case DeviceFailed(reservation=of, device=board, agent=agent) as failed:
             return BoardFailed(of, board, agent, failed.reason, failed.detail)
-        case AgentStoppingMessage(reservation=of, agent=agent, devices=boards):
-            return AgentStopping(of, agent, boards)
+        case AgentStoppingMessage(reservation=of, agent=agent, devices=boards, until=until):
+            return AgentStopping(of, agent, boards, until)
         case ReservationExpiringMessage(reservation=of, expires_at=expires_at):
             return ReservationExpiring(of, expires_at)
         case ReservationEndedMessage(reservation=of, reason=reason):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icefarm.async_client import AsyncClient
+from icefarm_broker.service import EXIT_RESTART
 
 _STOP_TIMEOUT = 15.0
 _START_TIMEOUT = 60.0
@@ -75,6 +76,10 @@ class Part:
         while True:
             assert self.process is not None
             code = await self.process.wait()
+            if code == EXIT_RESTART:
+                self.say(f"{self.name} was asked to restart")
+                await self._spawn()
+                continue
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             ends = [t for t in ends if time.monotonic() - t < 60] + [time.monotonic()]
             if len(ends) > _MOST_RESTARTS:

@@ -37,6 +37,7 @@ from icefarm_broker import (
 )
 from icefarm_schemas import (
     AgentState,
+    AgentStatus,
     Availability,
     CommandFinished,
     CommandRefused,
@@ -46,6 +47,7 @@ from icefarm_schemas import (
     Event,
     Message,
     Operation,
+    OperatorOperation,
     Presence,
     ReleaseRequest,
     Reply,
@@ -185,20 +187,26 @@ class Session:
         if self._listener.done():
             self._listener.result()
 
-    async def ask(self, operation: Operation, message: Message) -> Reply:
-        """Ask control and return its reply.
+    async def ask(self, operation: Operation | OperatorOperation, message: Message) -> Reply:
+        """Ask control, by the operation as a client or an operator, and return its reply.
 
         Raises:
             FarmError: it refused, or did not answer.
         """
         try:
-            reply = await self._requester.request(operation, message, timeout=_REQUEST_TIMEOUT)
+            reply = await self._requester.request(
+                operation,
+                message,
+                timeout=_REQUEST_TIMEOUT,
+                as_operator=isinstance(operation, OperatorOperation),
+            )
         except BrokerError as error:
             raise from_broker(error) from error
         if reply.error is not None:
             raise from_error(reply.error)
-        for state in reply.reservations or ():
-            self.view.put(state)
+        if isinstance(operation, Operation):
+            for state in reply.reservations or ():
+                self.view.put(state)
         return reply
 
     async def take_over(self, reservation: str) -> ReservationState:
@@ -353,7 +361,9 @@ class Session:
         match received:
             case Received(AvailabilityTopic(), Availability() as now):
                 self._tell_available(before, now)
-            case Received(AgentStateTopic(agent), AgentState(status=Presence.ONLINE)):
+            case Received(AgentStateTopic(agent), AgentState(status=status)) if (
+                status is not AgentStatus.OFFLINE
+            ):
                 # It says so whenever it, or this session, has been away.
                 for follower in self._followed.values():
                     if follower is not None:

@@ -6,7 +6,12 @@ from icefarm.holding import Holding
 from icefarm.leasing import Lease
 from icefarm.session import Session
 from icefarm_schemas import ReservationState
-from icefarm_schemas.topics import AgentStateTopic, DeviceStateTopic, ReservationStateTopic
+from icefarm_schemas.topics import (
+    AgentStateTopic,
+    DeviceStateTopic,
+    NoteTopic,
+    ReservationStateTopic,
+)
 
 
 class Subscriptions:
@@ -48,7 +53,9 @@ class Subscriptions:
         if not self._sees_all:
             root = self._session.root
             await self._session.subscribe(
-                AgentStateTopic.pattern(root), DeviceStateTopic.pattern(root)
+                AgentStateTopic.pattern(root),
+                DeviceStateTopic.pattern(root),
+                NoteTopic.pattern(root),
             )
             self._sees_all = True
 

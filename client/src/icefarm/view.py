@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from icefarm_broker import Received
 from icefarm_schemas import (
     AgentState,
+    AgentStatus,
     Availability,
     ControlState,
     DeviceState,
     DeviceStatus,
     EndReason,
+    Note,
     Presence,
     ReservationState,
     ReservationStatus,
@@ -22,6 +25,7 @@ from icefarm_schemas.topics import (
     AvailabilityTopic,
     ControlStateTopic,
     DeviceStateTopic,
+    NoteTopic,
     ReservationStateTopic,
     Topic,
 )
@@ -35,12 +39,14 @@ class Board:
         name: what it is called.
         agent: the machine that it is plugged into.
         product: what kind of board it is, such as pico-ice.
-        status: preparing, available, starting, ready, cleaning, broken, or away when its agent is.
+        status: preparing, available, starting, ready, cleaning, broken; away when its agent is,
+            and draining when it is given to nobody because its agent is being drained.
         behaviours: what it can do.
         labels: what the farm's keepers say of it, to choose boards by.
         behaviour: what it does now.
         reservation: the id of the one that it is in.
         detail: why it is broken, and what to do.
+        note: what an operator has written about it.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Board:
     behaviour: str | None
     reservation: str | None
     detail: str | None
+    note: str | None
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,16 @@ class Agent:
     Attributes:
         name: what it is called, as in its boards' `agent`.
         online: whether it is connected to the broker.
+        status: online, draining (its boards are given to nobody) or offline.
+        drains_until: when its holders' boards are taken back at last, where it is draining.
         version: of its software; None where it has not told.
         boards: how many it has.
     """
 
     name: str
     online: bool
+    status: AgentStatus
+    drains_until: datetime | None
     version: str | None
     boards: int
 
@@ -78,6 +89,7 @@ class View:
         self.control: ControlState | None = None
         self.agents: dict[str, AgentState] = {}
         self.devices: dict[tuple[str, str], DeviceState] = {}
+        self.notes: dict[tuple[str, str], Note] = {}
         self.reservations: dict[str, ReservationState] = {}
         self.ended: dict[str, EndReason | None] = {}
         """Why reservations ended; None where this client was not told."""
@@ -101,6 +113,9 @@ class View:
             case Received(DeviceStateTopic(agent, device), message):
                 self._unconfirmed.discard((DeviceStateTopic, (agent, device)))
                 self._put(self.devices, (agent, device), message)
+            case Received(NoteTopic(agent, device), message):
+                self._unconfirmed.discard((NoteTopic, (agent, device)))
+                self._put(self.notes, (agent, device), message)
             case Received(ReservationStateTopic(reservation), ReservationState() as state):
                 self._unconfirmed.discard((ReservationStateTopic, reservation))
                 self.put(state)
@@ -147,6 +162,7 @@ class View:
         self._unconfirmed = {
             *((AgentStateTopic, agent) for agent in self.agents),
             *((DeviceStateTopic, device) for device in self.devices),
+            *((NoteTopic, device) for device in self.notes),
             *((ReservationStateTopic, name) for name in self.reservations if name not in followed),
         }
 
@@ -155,6 +171,7 @@ class View:
         known: dict[type[Topic], dict[Any, Any]] = {
             AgentStateTopic: self.agents,
             DeviceStateTopic: self.devices,
+            NoteTopic: self.notes,
             ReservationStateTopic: self.reservations,
         }
         for kind, key in self._unconfirmed:
@@ -209,12 +226,13 @@ class View:
                 name=name,
                 agent=agent,
                 product=state.product,
-                status=state.status if self._is_online(agent) else "away",
+                status=self._status_of(agent, state),
                 behaviours=state.behaviours,
                 labels=state.labels,
                 behaviour=state.behaviour,
                 reservation=state.reservation,
                 detail=state.detail,
+                note=self.notes[agent, name].text if (agent, name) in self.notes else None,
             )
             for (agent, name), state in sorted(self.devices.items())
         ]
@@ -225,6 +243,8 @@ class View:
             Agent(
                 name=name,
                 online=self._is_online(name),
+                status=state.status,
+                drains_until=state.drains_until,
                 version=state.version,
                 boards=sum(agent == name for agent, _ in self.devices),
             )
@@ -233,4 +253,12 @@ class View:
 
     def _is_online(self, agent: str) -> bool:
         state = self.agents.get(agent)
-        return state is not None and state.status is Presence.ONLINE
+        return state is not None and state.status is not AgentStatus.OFFLINE
+
+    def _status_of(self, agent: str, state: DeviceState) -> str:
+        if not self._is_online(agent):
+            return "away"
+        if state.status is DeviceStatus.AVAILABLE:
+            is_draining = self.agents[agent].status is AgentStatus.DRAINING
+            return "draining" if is_draining else "available"
+        return state.status

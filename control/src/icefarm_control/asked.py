@@ -7,7 +7,7 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,8 @@ log = logging.getLogger(__name__)
 class Asked:
     """A request and who asks, by the topic that it came on.
 
-    It is wanted until then, by time.monotonic(); nobody waits for an answer any more.
+    It is wanted until then, by time.monotonic(); nobody waits for an answer any more. It `came_at`
+    a moment by the same clock.
     """
 
     client: str
@@ -57,6 +58,7 @@ class Asked:
     operation: str
     request: Message
     wanted_until: float = math.inf
+    came_at: float = field(default_factory=time.monotonic)
 
     @property
     def is_wanted(self) -> bool:
@@ -107,7 +109,13 @@ async def carry_out(database: Database, batch: Sequence[Asked]) -> list[bytes | 
         # One may have come twice and been carried out elsewhere: then its answer is remembered now.
         if len(batch) > 1 or _came_twice(error):
             return [reply for asked in batch for reply in await carry_out(database, [asked])]
-        log.error("%s of %s failed", batch[0].operation, batch[0].client, exc_info=error)
+        log.error(
+            "%s of %s failed",
+            batch[0].operation,
+            batch[0].client,
+            exc_info=error,
+            extra={"client": batch[0].client},
+        )
         message = "control failed on this request; its log says why"
         return [Reply(error=Error(code=ErrorCode.INTERNAL, message=message)).encode()]
     replies = {row["id"]: row["reply"] and row["reply"].encode() for row in rows}
@@ -149,7 +157,13 @@ async def _explain(asked: Asked, cursor: Cursor) -> Reply | None:
     refusal = await why_refused(cursor, asked.client, asked.request)
     if refusal is None:
         return None
-    log.info("refused %s of %s: %s", asked.operation, asked.client, refusal.error.message)
+    log.info(
+        "refused %s of %s: %s",
+        asked.operation,
+        asked.client,
+        refusal.error.message,
+        extra={"client": asked.client, "code": refusal.error.code},
+    )
     reply = Reply(error=refusal.error)
     # Kept to when the request comes again: whoever asked has gone another way by then.
     await all_rows(

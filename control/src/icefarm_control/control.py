@@ -4,10 +4,16 @@ import asyncio
 import logging
 
 from icefarm_broker import BrokerAddress, TakenOverError
+from icefarm_broker.http import serve
 from icefarm_control.database import Database
+from icefarm_control.health import Health
 from icefarm_control.leader import Leader
 from icefarm_control.leadership import Leadership, LeadershipLostError
+from icefarm_control.observing import observing_router
 from icefarm_control.requests import Requests
+from icefarm_control.web.parts import dashboard
+from icefarm_control.web.reading import Changes
+from icefarm_control.web.seen import Seen
 
 _PAUSE = 0.5
 """Seconds after the leadership was lost."""
@@ -15,14 +21,47 @@ _PAUSE = 0.5
 log = logging.getLogger(__name__)
 
 
-async def run_control(url: str, address: BrokerAddress) -> None:
-    """Work for ever, sharing the work with all others on the database at `url`."""
+async def run_control(
+    url: str, address: BrokerAddress, health: Health, web: tuple[str, int] | None = None
+) -> None:
+    """Work for ever, sharing the work with all others on the database at `url`.
+
+    With `web`, a host and a port, the dashboard and how this process is can be seen there, also
+    while it cannot work.
+    """
+    changes = Changes()
+    seen = Seen(changes)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(health.watch(url))
+        if web is not None:
+            tasks.create_task(_serve(web, url, address, health, seen, changes))
+        tasks.create_task(_control(url, address, seen))
+
+
+async def _serve(
+    place: tuple[str, int],
+    url: str,
+    address: BrokerAddress,
+    health: Health,
+    seen: Seen,
+    changes: Changes,
+) -> None:
+    async with dashboard(url, address, seen, changes) as app:
+        app.include_router(observing_router(health))
+        try:
+            await serve(app, *place, "the dashboard is")
+        finally:
+            # Pages that are open wait for changes, and would keep the server from its end.
+            changes.end()
+
+
+async def _control(url: str, address: BrokerAddress, seen: Seen) -> None:
     answering, reading, leading = databases = [Database(url) for _ in range(3)]
     try:
         for database in databases:
             await database.open()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(Requests(answering, reading, address).run())
+            tasks.create_task(Requests(answering, reading, address, seen).run())
             tasks.create_task(_lead(leading, url, address))
     finally:
         for database in databases:

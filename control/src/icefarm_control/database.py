@@ -17,7 +17,9 @@ Cursor = AsyncCursor[DictRow]
 _Result = TypeVar("_Result")
 
 _MIGRATION_LOCK = 1_229_145_428
-_FUNCTIONS = [f"functions/{name}.sql" for name in ("reservation", "requests", "leading")]
+_FUNCTIONS = [
+    f"functions/{name}.sql" for name in ("reservation", "requests", "operators", "leading")
+]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from icefarm_broker.service import log_as, run_service
+from icefarm_broker.logs import LogFormat, log_as_service
+from icefarm_broker.service import run_service
 from icefarm_control.embedded import embedded_database
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -18,9 +19,13 @@ def run(
     url_file: Annotated[
         Path | None, typer.Option(help="Written when the database answers: how to connect.")
     ] = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(help="Else JSON where systemd's journal reads it, and text elsewhere."),
+    ] = None,
 ) -> None:
     """Run a Postgres for one farm on this machine, until stopped."""
-    log_as("icefarm-database")
+    log_as_service("database", form=log_format)
 
     async def serve() -> None:
         with embedded_database(directory.resolve()) as database:

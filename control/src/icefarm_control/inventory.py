@@ -10,7 +10,7 @@ from typing import Any
 
 from icefarm_broker import Connected, Happening, Received, Synced
 from icefarm_control.database import Cursor
-from icefarm_schemas import DeviceState, Presence
+from icefarm_schemas import AgentState, AgentStatus, DeviceState
 from icefarm_schemas.topics import AgentStateTopic, DeviceStateTopic
 
 DeviceKey = tuple[str, str]
@@ -28,7 +28,7 @@ class Reports:
     """
 
     devices: dict[DeviceKey, DeviceState | None] = field(default_factory=dict)
-    agents: set[str] = field(default_factory=set)
+    agents: dict[str, AgentState | None] = field(default_factory=dict)
     snapshot: set[DeviceKey] | None = None
 
     def __bool__(self) -> bool:
@@ -57,8 +57,8 @@ class Inventory:
             case Synced() if self._seen is not None:
                 self._reports.snapshot, self._seen = self._seen, None
             case Received(AgentStateTopic(agent), message):
-                self._reports.agents.add(agent)
-                if message is not None and message.status is Presence.ONLINE:
+                self._reports.agents[agent] = message
+                if message is not None and message.status is not AgentStatus.OFFLINE:
                     self._online.add(agent)
                 else:
                     self._online.discard(agent)
@@ -77,6 +77,8 @@ class Inventory:
 
         `delay` is how many seconds from now an absence begins to count.
         """
+        if reports.agents or reports.snapshot is not None:
+            await self._write_agents(cursor, reports.agents)
         here = {key: state for key, state in reports.devices.items() if state is not None}
         gone = reports.devices.keys() - here.keys()
         if here:
@@ -88,6 +90,7 @@ class Inventory:
                 DELETE FROM device d
                 USING unnest(%(agents)s::text[], %(names)s::text[]) AS gone (agent, name)
                 WHERE d.agent = gone.agent AND d.name = gone.name AND d.reservation IS NULL
+                  AND d.note IS NULL
                 """,
                 _columns(gone),
             )
@@ -109,6 +112,38 @@ class Inventory:
                 """,
                 {"online": list(self._online), "delay": delay},
             )
+            await cursor.execute(
+                """
+                UPDATE device d SET draining = drains(a)
+                FROM agent a WHERE a.name = d.agent AND d.draining <> drains(a)
+                """
+            )
+
+    async def _write_agents(self, cursor: Cursor, agents: dict[str, AgentState | None]) -> None:
+        rows = [
+            {"name": name, "status": state.status, "boot_id": state.boot_id}
+            for name, state in agents.items()
+            if state is not None
+        ]
+        await cursor.execute(
+            """
+            INSERT INTO agent (name, status, boot_id)
+            SELECT name, status, boot_id
+            FROM jsonb_to_recordset(%(rows)s::jsonb) AS it (name text, status text, boot_id text)
+            ORDER BY name
+            ON CONFLICT (name) DO UPDATE
+            SET status = excluded.status, boot_id = coalesce(excluded.boot_id, agent.boot_id)
+            """,
+            {"rows": json.dumps(rows)},
+        )
+        # Also those of which the broker knows nothing any more.
+        await cursor.execute(
+            "UPDATE agent SET status = 'offline' WHERE status <> 'offline' "
+            "AND name <> ALL(%(online)s)",
+            {"online": list(self._online)},
+        )
+        # Another process has taken the place of the one that was to end.
+        await cursor.execute("SELECT resume(name) FROM agent WHERE restarts <> boot_id")
 
     async def _write_devices(
         self, cursor: Cursor, here: dict[DeviceKey, DeviceState], delay: float
@@ -121,8 +156,10 @@ class Inventory:
         await cursor.execute(
             """
             INSERT INTO device
-                (agent, name, product, behaviours, labels, status, detail, online, away_since)
+                (agent, name, product, behaviours, labels, status, detail, online, draining,
+                 away_since)
             SELECT agent, name, product, behaviours, labels, status, detail, online,
+                   EXISTS (SELECT FROM agent a WHERE a.name = reported.agent AND drains(a)),
                    CASE WHEN NOT online THEN now() + make_interval(secs => %(delay)s) END
             FROM jsonb_to_recordset(%(rows)s::jsonb) AS reported
                 (agent text, name text, product text, behaviours text[], labels jsonb, status text,

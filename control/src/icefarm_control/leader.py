@@ -25,13 +25,15 @@ from icefarm_broker import (
 from icefarm_control.clock import Clock
 from icefarm_control.database import Database
 from icefarm_control.inventory import Inventory
-from icefarm_control.leadership import Leadership
+from icefarm_control.leadership import CHANGED, OPERATED, Leadership
+from icefarm_control.metrics import BROKER
 from icefarm_control.mirror import MIRRORED, Mirror
 from icefarm_control.sessions import Sessions
 from icefarm_schemas import (
     CONTRACT_VERSION,
     ControlState,
     DeviceState,
+    DeviceStatus,
     Presence,
     utc_now,
 )
@@ -88,6 +90,9 @@ class Leader:
         self._counted = 0.0
         self._changed = True
         """Whether there may be something to serve or to tell."""
+        self._is_operated = True
+        """Whether there may be something for agents that operators want."""
+        self._next_wishes = 0.0
 
     async def run(self) -> None:
         """Work for ever.
@@ -96,10 +101,15 @@ class Leader:
             LeadershipLostError: another process may lead now.
             TakenOverError: another process has connected to the broker as the leader.
         """
-        async with asyncio.TaskGroup() as tasks:
-            # At once, so that a leader whose broker is away is not taken for one that is silent.
-            tasks.create_task(self._follow())
-            tasks.create_task(self._lead())
+        BROKER.watch("leader", self._connection)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                # At once, so that a leader whose broker is away is not taken for one that is
+                # silent.
+                tasks.create_task(self._follow())
+                tasks.create_task(self._lead())
+        finally:
+            BROKER.forget("leader")
 
     async def _lead(self) -> None:
         async with self._connection, asyncio.TaskGroup() as tasks:
@@ -117,8 +127,10 @@ class Leader:
                     self._synced.clear()
                 case Synced():
                     self._synced.set()
-                case Received(DeviceStateTopic(agent, device), DeviceState(reservation=serves)):
-                    self._mirror.check(agent, device, serves)
+                case Received(DeviceStateTopic(agent, device), DeviceState() as state):
+                    self._mirror.check(agent, device, state.reservation)
+                    if state.reservation is not None and state.status is DeviceStatus.READY:
+                        self._mirror.waits.see_ready(agent, device, state.reservation)
                 case Invalid(_, why, delivery):
                     log.warning("ignored a message on %s: %s", delivery.topic, why)
             if self._sessions.observe(happening):
@@ -128,8 +140,9 @@ class Leader:
                 self._woken.set()
 
     async def _follow(self) -> None:
-        async for _ in self._leadership.transitions():
+        async for said in self._leadership.transitions():
             self._changed = True
+            self._is_operated = self._is_operated or said == OPERATED
             self._woken.set()
 
     async def _work(self, tasks: asyncio.TaskGroup) -> None:
@@ -143,6 +156,14 @@ class Leader:
             if self._changed:
                 self._changed = False
                 await self._tell()
+            if self._is_operated or time.monotonic() >= self._next_wishes:
+                self._is_operated = False
+                # Also what a process could not say before it died.
+                self._next_wishes = time.monotonic() + _LONGEST_PAUSE
+                await self._mirror.tell_agents()
+                # Devices may be given away again, or no more.
+                self._next_look = min(self._next_look, time.monotonic() + _SOON)
+                self._count_soon()
             if time.monotonic() >= self._next_count:
                 await self._count()
             await self._wait()
@@ -161,7 +182,11 @@ class Leader:
             lambda cursor: self._inventory.write(cursor, reports, delay)
         )
         self._mirror.states.hold(ControlStateTopic(), self._online)
+        await self._database.call(f"NOTIFY {CHANGED}")
         self._changed = True
+        # A restart may be over, or a board gone that has a note.
+        if reports.agents or reports.snapshot is not None or self._mirror.has_wishes:
+            self._is_operated = True
         # A device may have been lost, or begun to be away.
         self._next_look = 0.0
         self._count_soon()
@@ -209,6 +234,7 @@ class Leader:
             if row["served"]:
                 happened = await self._mirror.update()
         if happened:
+            await self._database.call(f"NOTIFY {CHANGED}")
             self._next_look = min(self._next_look, time.monotonic() + _SOON)
             self._count_soon()
 

@@ -22,6 +22,10 @@ _LOCK = 1_229_145_426
 """Any number that no other program uses on this database."""
 CHANNEL = "transition"
 """On which a process that has carried out requests says so."""
+CHANGED = "changed"
+"""On which the one that leads says that the farm looks different now."""
+OPERATED = "operated"
+"""What it says when it was an operator's."""
 _BEAT = 2.0
 """Seconds between signs of life."""
 _SILENT = 8.0
@@ -94,8 +98,8 @@ class Leadership:
             )
             await asyncio.sleep(_LOOK_AGAIN)
 
-    async def transitions(self) -> AsyncIterator[None]:
-        """Yield when somebody says that there are new ones, for as long as this process leads.
+    async def transitions(self) -> AsyncIterator[str]:
+        """Yield what somebody says when there are new ones, for as long as this process leads.
 
         Raises:
             LeadershipLostError: it does not any more.
@@ -103,13 +107,29 @@ class Leadership:
         spoke = time.monotonic()
         try:
             while True:
-                async for _ in self._connection.notifies(timeout=_BEAT, stop_after=1):
-                    yield
+                async for notice in self._connection.notifies(timeout=_BEAT, stop_after=1):
+                    yield notice.payload
                 if time.monotonic() - spoke > _BEAT / 2:
                     await self._connection.execute("SELECT")
                     spoke = time.monotonic()
         except psycopg.OperationalError as error:
             raise LeadershipLostError(str(error)) from error
+
+
+async def somebody_leads(connection: AsyncConnection[DictRow]) -> bool:
+    """Whether a control process leads, as far as the others would believe it."""
+    return await _yes(
+        connection,
+        """
+        SELECT EXISTS (
+            SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+            WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = %s AND l.granted
+              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND a.state_change >= now() - make_interval(secs => %s)
+        ) AS yes
+        """,
+        *(_LOCK, _SILENT),
+    )
 
 
 async def _yes(connection: AsyncConnection[DictRow], query: str, *parameters: object) -> bool:

@@ -7,13 +7,17 @@ from typing import Any
 from icefarm_broker import BrokerError, Connection, NobodyListensError, RetainedStates
 from icefarm_control.database import Database
 from icefarm_control.leadership import Leadership
+from icefarm_control.metrics import Waits
 from icefarm_schemas import (
+    AgentWish,
     Assignment,
     Availability,
+    DeviceCommand,
     DeviceFailed,
     EndReason,
     FailureReason,
     Message,
+    Note,
     ReservationEnded,
     ReservationExpiring,
     ReservationState,
@@ -21,15 +25,23 @@ from icefarm_schemas import (
     What,
 )
 from icefarm_schemas.topics import (
+    AgentCommandTopic,
+    AgentWishTopic,
     AssignmentTopic,
     AvailabilityTopic,
+    DeviceStateTopic,
     EventsTopic,
+    NoteTopic,
     ReservationStateTopic,
+    Topic,
 )
 
 log = logging.getLogger(__name__)
 
-MIRRORED = (AssignmentTopic, ReservationStateTopic)
+MIRRORED = (AssignmentTopic, ReservationStateTopic, AgentWishTopic, NoteTopic)
+
+_COMMAND_WAITS = 60
+"""Seconds for which a command may wait for its agent."""
 
 _STATES = """
     WITH place AS (
@@ -44,6 +56,7 @@ _COUNT = """
         SELECT product, behaviours, count(*) AS total,
                count(*) FILTER (
                    WHERE reservation IS NULL AND online AND status = 'available'
+                         AND NOT draining
                ) AS available
         FROM device WHERE status <> 'gone' GROUP BY product, behaviours
     )
@@ -68,20 +81,25 @@ class Mirror:
         self.states = RetainedStates(connection, *MIRRORED)
         self._holders: dict[AssignmentTopic, str] = {}
         self._devices: dict[str, set[AssignmentTopic]] = {}
+        self._wanted: set[AgentWishTopic | NoteTopic] = set()
+        self.waits = Waits()
         self.queued: set[str] = set()
         """The reservations that wait for devices."""
         self._events: asyncio.Queue[tuple[EventsTopic, Message]] = asyncio.Queue()
+        self._commands: asyncio.Queue[tuple[Topic, Message | bytes]] = asyncio.Queue()
 
     async def run(self) -> None:
         """Publish for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.states.run())
+            tasks.create_task(self._command())
             while True:
                 topic, event = await self._events.get()
                 tasks.create_task(self._publish(topic, event))
 
     async def load(self) -> None:
-        """Hold all live reservations, as they are now."""
+        """Hold all live reservations, and what operators want, as they are now."""
+        await self._hold_wanted()
         rows = await self._database.call("SELECT id FROM reservation WHERE status <> 'ended'")
         for state, assignments in await self._read({row["id"] for row in rows}):
             self._hold(state, assignments)
@@ -103,6 +121,7 @@ class Mirror:
         # Why something changes is told before it does.
         for row in happened:
             _log(row)
+            self.waits.see(row)
             for event in _events_of(row):
                 self._events.put_nowait((EventsTopic(row["client"], row["session"]), event))
         for reservation, reason in ended.items():
@@ -127,6 +146,49 @@ class Mirror:
                     counts.setdefault(kind, {})[row["name"]] = count
         self.states.hold(AvailabilityTopic(), Availability.model_validate(counts))
 
+    @property
+    def has_wishes(self) -> bool:
+        """Whether there is something that operators want of agents, or have noted."""
+        return bool(self._wanted)
+
+    async def tell_agents(self) -> None:
+        """Let the broker hold what operators want of agents and devices, and pass commands on."""
+        await self._hold_wanted()
+        leads, parameters = self._leadership.condition
+        commands = await self._database.call(
+            f"DELETE FROM command WHERE {leads} RETURNING *", parameters
+        )
+        for row in sorted(commands, key=lambda row: row["number"]):
+            agent, device, operation = row["agent"], row["device"], row["operation"]
+            if operation == "remove":
+                self._commands.put_nowait((DeviceStateTopic(agent, device), b""))
+            else:
+                command = DeviceCommand(device=device)
+                self._commands.put_nowait((AgentCommandTopic(agent, operation), command))
+
+    async def _hold_wanted(self) -> None:
+        wanted: set[AgentWishTopic | NoteTopic] = set()
+        for row in await self._database.call("SELECT * FROM wanted_of_agents()"):
+            topic: AgentWishTopic | NoteTopic
+            if row["device"] is None:
+                topic = AgentWishTopic(row["agent"])
+                self.states.hold(topic, AgentWish.model_validate(row["message"]))
+            else:
+                topic = NoteTopic(row["agent"], row["device"])
+                self.states.hold(topic, Note.model_validate(row["message"]))
+            wanted.add(topic)
+        for topic in self._wanted - wanted:
+            self.states.remove(topic)
+        self._wanted = wanted
+
+    async def _command(self) -> None:
+        while True:
+            topic, message = await self._commands.get()
+            try:
+                await self._connection.publish(topic, message, expiry=_COMMAND_WAITS)
+            except BrokerError as error:
+                log.warning("a command to an agent was not taken: %s", error)
+
     def check(self, agent: str, device: str, reservation: str | None) -> None:
         """A device reports which reservation it serves; one that is not its own is told so.
 
@@ -147,6 +209,7 @@ class Mirror:
         self.states.hold(ReservationStateTopic(state.reservation), state)
         if state.status is ReservationStatus.QUEUED:
             self.queued.add(state.reservation)
+            self.waits.see_queued(state)
         else:
             self.queued.discard(state.reservation)
         held = set()
@@ -187,11 +250,13 @@ def _events_of(happened: dict[str, Any]) -> list[Message]:
     """What the holder is told of a transition; of what a client asked for, the reply tells."""
     reservation = happened["reservation"]
     match What(happened["what"]):
-        case What.ENDED if happened["by"] is None:
+        case What.ENDED if happened["by"] is None or happened["why"] == EndReason.OPERATOR:
             return [ReservationEnded(reservation=reservation, reason=happened["why"])]
         case What.EXPIRING:
             return [ReservationExpiring(reservation=reservation, expires_at=happened["detail"])]
-        case What.DEVICE_LOST:
+        case What.RETURNED if happened["why"] != FailureReason.OPERATOR:
+            return []
+        case What.DEVICE_LOST | What.RETURNED:
             return [
                 DeviceFailed(
                     reservation=reservation,
@@ -213,4 +278,5 @@ def _log(happened: dict[str, Any]) -> None:
         happened["what"],
         f", {happened['why']}" if happened["why"] else "",
         f": {', '.join(happened['devices'])}" if happened["devices"] else "",
+        extra={key: happened[key] for key in ("reservation", "client", "devices")},
     )

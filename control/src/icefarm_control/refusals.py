@@ -9,12 +9,15 @@ from icefarm_schemas import (
     ChangeRequest,
     Error,
     ErrorCode,
+    ExtendLeasesRequest,
     ExtendRequest,
     Message,
     ReleaseRequest,
     ReserveRequest,
     TakeOverRequest,
 )
+
+_OfLeases = ReserveRequest | ExtendRequest | ExtendLeasesRequest
 
 
 class RefusedError(Exception):
@@ -31,7 +34,7 @@ def check_lease(request: Message) -> None:
     Raises:
         RefusedError: it is.
     """
-    if isinstance(request, ReserveRequest | ExtendRequest) and request.duration > MAX_LEASE:
+    if isinstance(request, _OfLeases) and request.duration > MAX_LEASE:
         raise RefusedError(
             ErrorCode.LIMIT_EXCEEDED,
             f"a lease of {request.duration:g} s was asked for; {MAX_LEASE:g} s are allowed "
@@ -74,7 +77,7 @@ async def _why_not(cursor: Cursor, request: ReserveRequest) -> RefusedError:
             SELECT %(behaviour)s = ANY(behaviours) AS offers,
                    (%(product)s::text IS NULL OR product = %(product)s)
                    AND labels @> %(labels)s::jsonb AS fits,
-                   reservation IS NULL AND online AND status = 'available' AS free
+                   is_free(device) AS free
             FROM device
         ) AS d
         """,
@@ -150,6 +153,8 @@ async def _why_not_these(cursor: Cursor, request: ReserveRequest) -> RefusedErro
             reasons.append(f"the board {name!r} is away with its agent")
         elif row["reservation"] is not None:
             reasons.append(f"the board {name!r} is held by another reservation")
+        elif row["draining"]:
+            reasons.append(f"the agent {row['agent']!r} of the board {name!r} is being drained")
         elif row["status"] != "available":
             reasons.append(f"the board {name!r} is {row['status']}")
     return RefusedError(
@@ -215,14 +220,22 @@ async def _why_not_selected(
 def _why_not_this(
     client: str, reservation: str, row: dict[str, Any] | None, request: Message
 ) -> RefusedError | None:
-    if row is None:
-        return RefusedError(
-            ErrorCode.NO_SUCH_RESERVATION, f"there is no reservation {reservation!r}"
-        )
-    if row["client"] != client:
+    if row is not None and row["client"] != client:
         return RefusedError(
             ErrorCode.NOT_HOLDER,
             f"the reservation {reservation!r} is held by somebody else, not by {client!r}",
+        )
+    is_about_lease = isinstance(request, ExtendRequest | ChangeRequest)
+    return why_not_live(reservation, row, is_about_lease=is_about_lease)
+
+
+def why_not_live(
+    reservation: str, row: dict[str, Any] | None, *, is_about_lease: bool
+) -> RefusedError | None:
+    """Why nothing can be done with a reservation, by its row, where it has one."""
+    if row is None:
+        return RefusedError(
+            ErrorCode.NO_SUCH_RESERVATION, f"there is no reservation {reservation!r}"
         )
     if row["status"] == "ended":
         reason = row["end_reason"]
@@ -231,7 +244,7 @@ def _why_not_this(
             f"the reservation {reservation!r} is over: {reason.replace('_', ' ')}",
             reason=reason,
         )
-    if row["status"] == "queued" and isinstance(request, ExtendRequest | ChangeRequest):
+    if row["status"] == "queued" and is_about_lease:
         return RefusedError(
             ErrorCode.INVALID_REQUEST,
             f"the reservation {reservation!r} is still queued; its lease begins when there are "

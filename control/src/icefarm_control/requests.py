@@ -25,9 +25,13 @@ from icefarm_broker import (
 from icefarm_control.asked import Asked, carry_out, refuse
 from icefarm_control.database import Database
 from icefarm_control.leadership import CHANNEL
+from icefarm_control.metrics import BROKER, count_request
+from icefarm_control.operators import Operator
+from icefarm_control.operators import carry_out as operate
 from icefarm_control.refusals import RefusedError, check_lease
-from icefarm_schemas import ControlProcessState, ErrorCode, Reply, utc_now
-from icefarm_schemas.topics import ControlProcessTopic, RepliesTopic, RequestTopic
+from icefarm_control.web.seen import Seen
+from icefarm_schemas import ControlProcessState, ErrorCode, Message, Reply, utc_now
+from icefarm_schemas.topics import ControlProcessTopic, OperatorTopic, RepliesTopic, RequestTopic
 
 _REST = 0.01
 """Seconds between two notices to the leader, which tells together what happens meanwhile."""
@@ -44,8 +48,10 @@ class Requests:
     and looks into the past, which may take longer.
     """
 
-    def __init__(self, database: Database, reading: Database, address: BrokerAddress) -> None:
-        self._database, self._reading = database, reading
+    def __init__(
+        self, database: Database, reading: Database, address: BrokerAddress, seen: Seen
+    ) -> None:
+        self._database, self._reading, self._seen = database, reading, seen
         process = secrets.token_hex(4)
         self._connection = Connection(
             address,
@@ -57,30 +63,41 @@ class Requests:
                 farewell=b"",
             ),
             # A clean start: nobody listens for a process that is away, and the broker says so.
-            subscriptions=[f"$share/control/{RequestTopic.pattern(address.root)}"],
+            subscriptions=[
+                *(
+                    f"$share/control/{kind.pattern(address.root)}"
+                    for kind in (RequestTopic, OperatorTopic)
+                ),
+                *Seen.patterns(address.root),
+            ],
         )
         self._waiting: deque[tuple[Asked, bytes | None]] = deque()
         self._came, self._done = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
         """Work for ever."""
+        BROKER.watch("requests", self._connection)
         async with self._connection, asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
+            tasks.create_task(self._listen(tasks))
             tasks.create_task(self._work(tasks))
             tasks.create_task(self._notify())
 
-    async def _listen(self) -> None:
+    async def _listen(self, tasks: asyncio.TaskGroup) -> None:
         async for happening in self._connection:
+            self._seen.observe(happening)
             match happening:
-                case Received(RequestTopic()) | Invalid(RequestTopic()):
-                    await self._receive(happening)
+                case Received(RequestTopic() | OperatorTopic()):
+                    await self._receive(happening, tasks)
+                case Invalid(RequestTopic() | OperatorTopic()):
+                    await self._receive(happening, tasks)
                 case Invalid(_, why, delivery):
                     log.warning("ignored a message on %s: %s", delivery.topic, why)
 
-    async def _receive(self, request: Received | Invalid) -> None:
+    async def _receive(self, request: Received | Invalid, tasks: asyncio.TaskGroup) -> None:
         topic, delivery = request.topic, request.delivery
-        assert isinstance(topic, RequestTopic)
+        assert isinstance(topic, RequestTopic | OperatorTopic)
         replies = RepliesTopic(topic.client, topic.session)
+        came_at = time.monotonic()
         try:
             if isinstance(request, Invalid):
                 raise RefusedError(ErrorCode.INVALID_REQUEST, request.why)
@@ -91,14 +108,26 @@ class Requests:
                 )
             check_lease(request.message)
         except RefusedError as refusal:
-            log.info("refused %s: %s", delivery.topic, refusal)
+            log.info(
+                "refused %s: %s",
+                delivery.topic,
+                refusal,
+                extra={"client": topic.client, "code": refusal.error.code},
+            )
             reply = Reply(error=refusal.error)
+            if isinstance(topic, RequestTopic):
+                count_request(topic.operation, reply.encode(), came_at)
             await self._reply(replies, reply.encode(), delivery.correlation)
         else:
             correlation = delivery.correlation or secrets.token_bytes(8)
             if len(correlation) > hashlib.sha256().digest_size:
                 # Any length is legal, but not as the key of an index.
                 correlation = hashlib.sha256(correlation).digest()
+            if isinstance(topic, OperatorTopic):
+                who = Operator(topic.client, topic.session, correlation)
+                work = self._operate(topic.operation, who, request.message, delivery.correlation)
+                tasks.create_task(work)
+                return
             asked = Asked(
                 topic.client,
                 topic.session,
@@ -109,6 +138,17 @@ class Requests:
             )
             self._waiting.append((asked, delivery.correlation))
             self._came.set()
+
+    async def _operate(
+        self, operation: str, who: Operator, request: Message, correlation: bytes | None
+    ) -> None:
+        try:
+            reply = await operate(self._reading, operation, who, request)
+        except Exception:
+            # A defect in one request must not end the farm; whoever asked runs out of patience.
+            log.exception("no answer to %s of the operator %s", operation, who.name)
+            return
+        await self._reply(RepliesTopic(who.name, who.session), reply.encode(), correlation)
 
     async def _work(self, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -121,6 +161,7 @@ class Requests:
                 self._done.set()
                 for (asked, correlation), reply in zip(batch, replies, strict=True):
                     if reply is not None:
+                        count_request(asked.operation, reply, asked.came_at)
                         tasks.create_task(self._reply(asked.replies, reply, correlation))
                     else:
                         tasks.create_task(self._refuse(asked, correlation))
@@ -141,10 +182,16 @@ class Requests:
             reply = await refuse(self._database, self._reading, asked)
         except Exception:
             # A defect in one request must not end the farm; whoever asked runs out of patience.
-            log.exception("no answer to %s of %s", asked.operation, asked.client)
+            log.exception(
+                "no answer to %s of %s",
+                asked.operation,
+                asked.client,
+                extra={"client": asked.client},
+            )
             return
         # What could not be carried out at first may have been since.
         self._done.set()
+        count_request(asked.operation, reply, asked.came_at)
         if reply is not None:
             await self._reply(asked.replies, reply, correlation)
         else:

@@ -24,6 +24,21 @@ def _time(nullable: bool = False) -> "Column[datetime]":
     return Column(DateTime(timezone=True), nullable=nullable)
 
 
+class Agent(SQLModel, table=True):
+    """An agent as it reported itself last, and what operators want of it."""
+
+    name: str = Field(primary_key=True)
+    status: str
+    boot_id: str | None = None
+    asked_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    """When an operator asked for what follows."""
+    drains_until: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    """Until when its devices are their holders', while it is to be drained; else none."""
+    restarts: str | None = None
+    """The `boot_id` of the process that is to end then; none where it is to stay."""
+    asked_by: str | None = None
+
+
 class Device(SQLModel, table=True):
     """A board as its agent reported it last, and who has it.
 
@@ -42,7 +57,13 @@ class Device(SQLModel, table=True):
     """Whether its agent is."""
     away_since: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     """When it was unplugged or its agent went; none while it is there."""
+    draining: bool = Field(
+        default=False, sa_column=Column(Boolean, nullable=False, server_default=text("false"))
+    )
+    """Whether its agent is, so that it is given to nobody."""
     reservation: str | None = Field(default=None, foreign_key="reservation.id")
+    note: str | None = None
+    """What an operator has written about it; it keeps the row of a device that is gone."""
 
     __table_args__ = (
         # In the order in which devices are chosen, so that it does not matter how many there are.
@@ -50,8 +71,11 @@ class Device(SQLModel, table=True):
             "free_device",
             "agent",
             "name",
-            postgresql_where=text("reservation IS NULL AND online AND status = 'available'"),
+            postgresql_where=text(
+                "reservation IS NULL AND online AND status = 'available' AND NOT draining"
+            ),
         ),
+        Index("device_noted", "agent", "name", postgresql_where=text("note IS NOT NULL")),
         Index("device_gone", "away_since", postgresql_where=text("status = 'gone'")),
         Index(
             "device_in_trouble",
@@ -168,6 +192,29 @@ class Transition(SQLModel, table=True):
     detail: str | None = None
     told: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
     """Whether the leading control process has brought it to the broker."""
+
+
+class Audit(SQLModel, table=True):
+    """What an operator asked for, and what came of it."""
+
+    number: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    at: datetime = Field(sa_column=_time())
+    who: str
+    operation: str
+    about: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    dry_run: bool
+    outcome: str
+    error: str | None = None
+
+
+class Command(SQLModel, table=True):
+    """What an agent is to be told once, until the leading control process does."""
+
+    number: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    at: datetime = Field(sa_column=_time())
+    agent: str
+    device: str
+    operation: str
 
 
 class Answer(SQLModel, table=True):

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from typing import get_args
@@ -12,6 +13,9 @@ from icefarm_agent.behaviours import Behaviour
 from icefarm_agent.board import Board
 from icefarm_agent.device import Device
 from icefarm_agent.dispatch import Dispatch
+from icefarm_agent.draining import Drain, DrainedError, Draining
+from icefarm_agent.log_publisher import LogPublisher
+from icefarm_agent.metrics import BROKER
 from icefarm_agent.outbox import Outbox
 from icefarm_agent.streams import DeviceStream, Subscriptions
 from icefarm_agent.usb.configuration import Configuration
@@ -29,14 +33,19 @@ from icefarm_broker import (
 )
 from icefarm_schemas import (
     CONTRACT_VERSION,
+    AgentCommand,
     AgentState,
+    AgentStatus,
     AgentStopping,
     Assignment,
+    DeviceCommand,
     DeviceState,
     Presence,
 )
 from icefarm_schemas.topics import (
+    AgentCommandTopic,
     AgentStateTopic,
+    AgentWishTopic,
     AssignmentTopic,
     CommandTopic,
     DeviceStateTopic,
@@ -74,19 +83,23 @@ class Agent:
             else Discovery(configuration, found=self.add, lost=self.remove)
         )
         self._behaviours, self._labels = behaviours, labels
+        boot_id = secrets.token_hex(4)
         self._state = AgentState(
-            status=Presence.ONLINE,
+            status=AgentStatus.ONLINE,
             contract=CONTRACT_VERSION,
             version=version("icefarm-agent"),
-            boot_id=secrets.token_hex(4),
+            boot_id=boot_id,
             behaviours=tuple(behaviours),
         )
-        offline = AgentState(status=Presence.OFFLINE)
+        offline = AgentState(status=AgentStatus.OFFLINE)
         self._connection = Connection(
             address,
             f"agent-{name}",
             PresenceMessages(AgentStateTopic(name), self._state, offline, farewell=offline),
-            subscriptions=[AssignmentTopic.pattern(address.root, agent=name)],
+            subscriptions=[
+                kind.pattern(address.root, agent=name)
+                for kind in (AssignmentTopic, AgentWishTopic, AgentCommandTopic)
+            ],
             snapshots=[DeviceStateTopic.pattern(address.root, agent=name)],
             session_expiry=_SESSION_EXPIRY,
             clean_start=False,
@@ -97,13 +110,15 @@ class Agent:
         self._devices: dict[str, Device] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self._counted = asyncio.Event()
+        self._news = asyncio.Event()
+        self._draining = Draining(boot_id, self._is_idle, self._news.set)
         self._dispatch = Dispatch(name, self._devices, self._outbox)
         self._assignments: dict[str, Assignment] = {}
         self._served: set[str] = set()
         self._left: set[str] = set()
         # Commands that queued while the agent was away come before its assignments do.
         self._early: list[Received] | None = None
+        self._is_wished = False
 
     def add(self, board: Board) -> None:
         """Offer a board, before the agent runs or while it does."""
@@ -122,7 +137,7 @@ class Agent:
         if (assignment := self._assignments.get(board.name)) is not None:
             device.assign(assignment, retained=True)
         self._devices[board.name] = device
-        self._counted.set()
+        self._news.set()
         if self._tasks is not None:
             self._start(device)
 
@@ -130,7 +145,7 @@ class Agent:
         """Forget a board that is gone."""
         device = self._devices.pop(board.name, None)
         if device is not None:
-            self._counted.set()
+            self._news.set()
             self._lives[board.name].cancel()
 
     def _start(self, device: Device) -> None:
@@ -148,13 +163,32 @@ class Agent:
             if self._devices.get(device.name) is not device:
                 self._states.remove(DeviceStateTopic(self._name, device.name))
 
-    async def run(self) -> None:
-        """Work for ever.
+    def drain(self, seconds: float) -> None:
+        """Take no new reservations and end when all are over, or after so many seconds."""
+        self._draining.end_after(seconds)
+
+    def _is_idle(self) -> bool:
+        return all(device.assignment is None for device in self._devices.values())
+
+    async def run(self) -> int:
+        """Work until it is drained, and return the exit code that is asked for.
 
         Raises:
             TakenOverError: another agent of the same name has connected.
         """
+        BROKER.watch(self._connection)
+        publisher = LogPublisher(self._name, self._connection)
+        code = 0
+        try:
+            with publisher.installed():
+                await self._run(publisher)
+        except* DrainedError as drained:
+            [code] = {error.code for error in _leaves(drained)}
+        return code
+
+    async def _run(self, publisher: LogPublisher) -> None:
         async with asyncio.TaskGroup() as self._tasks:
+            self._tasks.create_task(self._draining.run())
             # Boards are found and made ready meanwhile, also while there is no broker.
             if self._discovery is not None:
                 self._tasks.create_task(self._discovery.run())
@@ -162,21 +196,23 @@ class Agent:
                 self._start(device)
             try:
                 async with self._connection:
-                    await self._take_part()
+                    await self._take_part(publisher)
             finally:
                 await self._end_lives()
 
-    async def _take_part(self) -> None:
+    async def _take_part(self, publisher: LogPublisher) -> None:
         """Talk with the farm until cancelled; then let go of the boards and say so."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen())
                 tasks.create_task(self._states.run())
                 tasks.create_task(self._outbox.run())
-                tasks.create_task(self._tell_count())
+                tasks.create_task(self._tell_news())
+                tasks.create_task(publisher.run())
         finally:
             await self._end_lives()
-            await self._tell_holders()
+            await self._tell_holders(None)
+            publisher.flush()
 
     async def _end_lives(self) -> None:
         self._tasks = None  # What is found now is not started any more.
@@ -186,22 +222,40 @@ class Agent:
         if lives:
             await asyncio.wait(lives)
 
-    async def _tell_count(self) -> None:
+    async def _tell_news(self) -> None:
+        """Say how many devices there are, and whether the agent drains, also to its holders."""
+        told: Drain | None = None
         while True:
-            await self._counted.wait()
-            self._counted.clear()
-            state = self._state.model_copy(update={"devices": len(self._devices)})
-            await self._connection.introduce_as(state)
+            await self._news.wait()
+            self._news.clear()
+            drain = self._draining.now
+            changes = {"devices": len(self._devices)} | (
+                {}
+                if drain is None
+                else {"status": AgentStatus.DRAINING, "drains_until": drain.until}
+            )
+            await self._connection.introduce_as(self._state.model_copy(update=changes))
+            if drain is not None and drain is not told:
+                await self._tell_holders(drain.until)
+            told = drain
 
-    async def _tell_holders(self) -> None:
-        """Whose boards stop with this agent; if it does not come back, control takes them away."""
+    async def _tell_holders(self, until: datetime | None) -> None:
+        """Whose boards stop with this agent: then, or now.
+
+        If it does not come back, control takes them away.
+        """
         held: dict[EventsTopic, dict[str, list[str]]] = {}
         for device in self._devices.values():
             if (holds := device.assignment) is not None:
                 topic = EventsTopic(holds.client, holds.session)
                 held.setdefault(topic, {}).setdefault(holds.reservation, []).append(device.name)
         events = [
-            (topic, AgentStopping(reservation=name, agent=self._name, devices=tuple(devices)))
+            (
+                topic,
+                AgentStopping(
+                    reservation=name, agent=self._name, devices=tuple(devices), until=until
+                ),
+            )
             for topic, reservations in held.items()
             for name, devices in reservations.items()
         ]
@@ -226,6 +280,7 @@ class Agent:
             match happening:
                 case Connected():
                     self._early = self._early or []
+                    self._is_wished = False
                 case Received(AssignmentTopic(_, device), assignment, delivery):
                     await self._assign(device, assignment, delivery.retain)
                 case Synced():
@@ -234,6 +289,15 @@ class Agent:
                     early, self._early = self._early or [], None
                     for command in early:
                         await self._take(command)
+                    # It was removed while this agent was away; or the broker has forgotten it, and
+                    # control will say so again.
+                    if not self._is_wished:
+                        self._draining.follow(None, retained=True)
+                case Received(AgentWishTopic(), wish, delivery):
+                    self._is_wished = wish is not None
+                    self._draining.follow(wish, retained=delivery.retain)
+                case Received(AgentCommandTopic(_, operation), DeviceCommand(device=name)):
+                    self._obey(operation, name)
                 case Received(topic) if isinstance(topic, CommandTopic):
                     if self._early is None:
                         await self._take(happening)
@@ -248,6 +312,18 @@ class Agent:
                         self._end_streams_of(client, session)
                 case Invalid(_, why, delivery):
                     log.warning("ignored a message on %s: %s", delivery.topic, why)
+
+    def _obey(self, operation: str, name: str) -> None:
+        """Do what an operator wants of a device, whoever holds it."""
+        device = self._devices.get(name)
+        if device is None:
+            log.warning("an operator has a command for %s, which is not here now", name)
+        elif operation == AgentCommand.RESTART_DEVICE:
+            device.restart()
+        elif self._discovery is None or not self._discovery.forget(name):
+            # It is on no bus, so it is found where it was.
+            self.remove(device.board)
+            self.add(device.board)
 
     async def _take(self, command: Received) -> None:
         await self._dispatch.take(command)
@@ -270,6 +346,7 @@ class Agent:
         elif assignment is not None:
             log.warning("control assigned %s, which is not here now", name)
         await self._serve_no_longer()
+        self._draining.look()
 
     async def _serve(self, reservation: str) -> None:
         if reservation not in self._served:
@@ -293,3 +370,11 @@ class Agent:
         why = f"the session {session!r} of {client!r}, which had it open, is gone"
         for device in self._devices.values():
             device.end_stream_of(client, session, why)
+
+
+def _leaves(group: BaseExceptionGroup[DrainedError]) -> Iterator[DrainedError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from structlog.contextvars import bind_contextvars, bound_contextvars
+
 from icefarm_agent.behaviours import ArgumentsError, Behaviour
 from icefarm_agent.board import (
     DEFAULT_FIRMWARE,
@@ -20,7 +22,9 @@ from icefarm_agent.board import (
 )
 from icefarm_agent.commands import Command
 from icefarm_agent.console import Console
+from icefarm_agent.deadlines import seconds_left
 from icefarm_agent.evaluations import Evaluation
+from icefarm_agent.metrics import BOARDS, REPAIRS
 from icefarm_agent.outbox import Outbox
 from icefarm_agent.serving import Serving
 from icefarm_agent.streams import DeviceStream, StreamCutError, StreamRequest
@@ -99,6 +103,7 @@ class Device:
         self._work: Work | None = None
         self._now: Serving | None = None
         self._repairs = 0
+        self._restart = asyncio.Event()
         self._doing: set[asyncio.Task[None]] = set()
         self.stream = stream(self._stream_changed)
 
@@ -121,6 +126,15 @@ class Device:
             # By this machine's monotonic clock, so that the lease ends even without control.
             self._lease_ends = time.monotonic() + left_of(assignment, retained)
         self._changed.set()
+
+    @property
+    def board(self) -> Board:
+        """The hardware, or what stands for it."""
+        return self._board
+
+    def restart(self) -> None:
+        """Start anew in what it does, as soon as it does something; for an operator."""
+        self._restart.set()
 
     @property
     def assignment(self) -> Assignment | None:
@@ -185,6 +199,8 @@ class Device:
 
     async def run(self) -> None:
         """Follow the assignments until cancelled; then let go of the board."""
+        # On every line that is logged for it, in whatever module; this task is the device's own.
+        bind_contextvars(device=self.name)
         try:
             await self._restore(DeviceStatus.PREPARING)
             while True:
@@ -195,8 +211,10 @@ class Device:
                 elif assignment is None:
                     await self._stay_available()
                 else:
-                    await self._serve(assignment)
+                    with bound_contextvars(reservation=assignment.reservation):
+                        await self._serve(assignment)
         finally:
+            self._count(-1)
             await self._board.close()
 
     async def _serve(self, assignment: Assignment) -> None:
@@ -241,12 +259,14 @@ class Device:
             become=self._become,
             tell=self._tell_holder,
             repaired=self._repaired,
+            restart=self._restart,
         )
         work.behaviour = assignment.behaviour
         return self._now
 
     def _repaired(self, fault: str) -> None:
         self._repairs += 1
+        REPAIRS.inc()
         log.warning("%s was not as it should be, and is put right: %s", self.name, fault)
 
     async def _tell_holder(self, event: DeviceReady | DeviceUnbound) -> None:
@@ -269,6 +289,7 @@ class Device:
 
     async def _restore(self, status: DeviceStatus) -> None:
         """Bring the board to the state in which everybody finds it."""
+        self._restart.clear()
         self._become(status)
         try:
             await self._board.recover()
@@ -300,15 +321,18 @@ class Device:
         """Wait for an assignment, and see that the board is still fit for one."""
         changed = asyncio.create_task(self._changed.wait())
         watching = asyncio.create_task(self._board.watch())
+        restart = asyncio.create_task(self._restart.wait())
+        tasks: list[asyncio.Task[Any]] = [changed, watching, restart]
         try:
-            await asyncio.wait([changed, watching], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if watching.done() and not changed.done():
                 self._repaired(watching.result())
+            if not changed.done():
                 await self._restore(DeviceStatus.PREPARING)
         finally:
-            for task in (changed, watching):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait([changed, watching])
+            await asyncio.wait(tasks)
 
     async def _stay_broken(self, assignment: Assignment | None) -> None:
         """Keep the reason in sight until the holder is gone, or for a while if there is none."""
@@ -318,24 +342,30 @@ class Device:
             return
         changed = asyncio.create_task(self._changed.wait())
         replugged = asyncio.create_task(self._board.replugged())
+        restart = asyncio.create_task(self._restart.wait())
+        tasks: list[asyncio.Task[Any]] = [changed, replugged, restart]
         try:
-            await asyncio.wait(
-                [changed, replugged], timeout=_TRY_AGAIN, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(tasks, timeout=_TRY_AGAIN, return_when=asyncio.FIRST_COMPLETED)
             if not changed.done():
                 await self._restore(DeviceStatus.PREPARING)
         finally:
-            for task in (changed, replugged):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait([changed, replugged])
+            await asyncio.wait(tasks)
 
     def _become(self, status: DeviceStatus, detail: str | None = None) -> None:
         if status not in NEXT[self._status]:
             raise AssertionError(f"{self.name} cannot go from {self._status} to {status}")
+        self._count(-1)
         self._status, self._detail, self._since = status, detail, utc_now()
+        self._count(+1)
         if detail is not None:
             log.error("%s is %s: %s", self.name, status, detail)
         self._tell_state()
+
+    def _count(self, by: int) -> None:
+        if self._status is not None:
+            BOARDS.labels(self._status).inc(by)
 
     def _stream_changed(self) -> None:
         if self._status is not None:
@@ -370,13 +400,8 @@ def _lost(why: str) -> Error:
 
 
 def left_of(assignment: Assignment, retained: bool) -> float:
-    """Seconds that a lease has left; by this machine's wall clock only where that can be right."""
-    length = (assignment.expires_at - assignment.granted_at).total_seconds()
-    left = (assignment.expires_at - utc_now()).total_seconds()
-    if 0 < left <= length:
-        return left
-    # The clock is wrong, or the lease is over; of the former, one that comes just now is a sign.
-    return min(left, length) if retained else length
+    """Seconds that a lease has left; one that was `retained` is of unknown age."""
+    return seconds_left(assignment.granted_at, assignment.expires_at, retained=retained)
 
 
 def _is_same_work(one: Assignment, other: Assignment) -> bool:

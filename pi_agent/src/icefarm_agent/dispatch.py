@@ -74,7 +74,12 @@ class Dispatch:
         return not named or device.name in named
 
     async def _refuse(self, topic: CommandTopic, code: ErrorCode, message: str) -> None:
-        log.info("refused %s: %s", topic.build(), message)
+        log.info(
+            "refused %s: %s",
+            topic.build(),
+            message,
+            extra={"reservation": topic.reservation, "client": topic.client},
+        )
         *_, name, command = topic.build().split("/")
         event = CommandRefused(
             reservation=topic.reservation,

@@ -41,7 +41,7 @@ class Serving:
     """See the module.
 
     `become` is called with each status, `tell` with what its holder should know, and `repaired`
-    when the board was not as it should be.
+    when the board was not as it should be. `restart` is set when an operator wants it started anew.
     """
 
     agent: str
@@ -53,6 +53,7 @@ class Serving:
     become: Callable[[DeviceStatus], None]
     tell: Callable[[DeviceReady | DeviceUnbound], Coroutine[Any, Any, None]]
     repaired: Callable[[str], None]
+    restart: asyncio.Event
     _repairs: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_REPAIRS))
 
     async def run(self, over: asyncio.Task[None]) -> None:
@@ -122,23 +123,37 @@ class Serving:
         await self.stream.cut(StreamCutError(ErrorCode.STREAM_LOST, why))
         await self.behaviour.stop()
 
-    async def _until_interrupted(self) -> Command | str:
-        """Work, until a command comes or something is wrong with the board, which is said."""
+    async def _until_interrupted(self) -> Command | str | None:
+        """Work, until a command comes or something is wrong with the board, which is said.
+
+        None when an operator wants the board started anew.
+        """
         watching: list[asyncio.Task[Any]] = [
             asyncio.create_task(self.work.commands.next()),
             asyncio.create_task(self._measure()),
             asyncio.create_task(self.behaviour.watch()),
+            asyncio.create_task(self._restarted()),
         ]
         try:
             done, _ = await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
-            interruption: Command | str = next(t for t in watching if t in done).result()
+            interruption: Command | str | None = next(t for t in watching if t in done).result()
             return interruption
         finally:
             for task in watching:
                 task.cancel()
             await asyncio.wait(watching)
 
-    async def _deal_with(self, interruption: Command | str) -> None:
+    async def _restarted(self) -> None:
+        await self.restart.wait()
+
+    async def _deal_with(self, interruption: Command | str | None) -> None:
+        self.restart.clear()
+        if interruption is None:
+            log.info("an operator has %s started anew", self.board.name)
+            await self._let_go("an operator restarts the board")
+            await self.board.recover()
+            await self._start()
+            return
         if isinstance(interruption, str):
             self.repaired(interruption)
             self._repairs.append(time.monotonic())

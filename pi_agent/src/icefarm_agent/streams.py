@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from structlog.contextvars import bind_contextvars
+
 from icefarm_agent.behaviours import Behaviour, Streams
 from icefarm_agent.board import BoardError
+from icefarm_agent.metrics import STREAM_BYTES
 from icefarm_agent.outbox import Outbox
 from icefarm_broker import BrokerError, Connection, Stream
 from icefarm_schemas import (
@@ -142,6 +145,8 @@ class DeviceStream:
             await asyncio.wait([running])
 
     async def _serve(self, request: StreamRequest, behaviour: Behaviour) -> None:
+        # This task is the stream's own.
+        bind_contextvars(device=request.device, reservation=request.reservation)
         error: Error | None = None
         try:
             await self._carry(request, behaviour)
@@ -199,7 +204,8 @@ class DeviceStream:
                     usb=endpoint.usb,
                 )
                 await self._tell(request, opened)
-                await stream.run()
+                with STREAM_BYTES.of(stream):
+                    await stream.run()
             finally:
                 self._stream = None
                 stream.close()

@@ -2,6 +2,7 @@
 
 from icefarm_agent.commands import Command, command_queue
 from icefarm_agent.evaluations import Evaluation, evaluation_queue
+from icefarm_agent.metrics import count_evaluation
 from icefarm_agent.outbox import Outbox
 from icefarm_schemas import (
     CommandFinished,
@@ -42,11 +43,9 @@ class Work:
             return
         error = refusal or self.evaluations.add(evaluation)
         if error is not None:
-            await self._outbox.put(
-                evaluation.client,
-                evaluation.session,
-                self._evaluated(evaluation, None, error, 0),
-            )
+            result = self._evaluated(evaluation, None, error, 0)
+            count_evaluation(result)
+            await self._outbox.put(evaluation.client, evaluation.session, result)
 
     async def take_command(self, command: Command, refusal: Error | None) -> None:
         """Queue a command likewise."""
@@ -70,6 +69,7 @@ class Work:
         """Give an evaluation its result: a measurement or an error."""
         result = self._evaluated(evaluation, measurement, error, seconds)
         self.evaluations.finish(evaluation, result)
+        count_evaluation(result)
         await self._outbox.put(evaluation.client, evaluation.session, result)
 
     async def carried_out(self, command: Command, error: Error | None, seconds: float) -> None:

@@ -19,6 +19,8 @@ class ErrorCode(StrEnum):
     """The farm does not know a device of this name."""
     NO_SUCH_BEHAVIOUR = "no_such_behaviour"
     """No device of the farm offers this behaviour."""
+    NO_SUCH_AGENT = "no_such_agent"
+    """The farm does not know an agent of this name."""
     NO_SUCH_RESERVATION = "no_such_reservation"
     """The farm does not know a reservation of this id."""
     NOT_HOLDER = "not_holder"

@@ -118,12 +118,16 @@ class DeviceUnbound(Message):
 
 
 class AgentStopping(Message):
-    """An agent is being stopped, and some of a reservation's devices with it."""
+    """An agent is being stopped, and some of a reservation's devices with it.
+
+    With `until`, it waits so long at most for its holders to be done; without, it ends now.
+    """
 
     event: Literal["agent_stopping"] = "agent_stopping"
     reservation: Name
     agent: Name
     devices: tuple[Name, ...]
+    until: UtcTime | None = None
 
 
 class FailureReason(StrEnum):
@@ -135,6 +139,10 @@ class FailureReason(StrEnum):
     """It was unplugged, or its agent does not have it any more."""
     AGENT_GONE = "agent_gone"
     """The machine that it is plugged into has not come back in time."""
+    AGENT_DRAINED = "agent_drained"
+    """Its agent is drained by an operator, and the time that its holder had is over."""
+    OPERATOR = "operator"
+    """An operator of the farm took it back."""
 
 
 class DeviceFailed(Message):

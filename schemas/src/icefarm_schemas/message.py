@@ -8,7 +8,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict
 CONTENT_TYPE = "application/json"
 """The MQTT 5 content type of every payload that is not bulk data."""
 
-CONTRACT_VERSION = "1.1"
+CONTRACT_VERSION = "1.2"
 """Of the topics and messages; a change that older parts cannot read changes the root topic."""
 
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024

@@ -10,6 +10,7 @@ from icefarm_schemas.errors import Error
 from icefarm_schemas.history import HistoryRequest, Transition, Usage, UsageRequest
 from icefarm_schemas.message import Message, UtcTime
 from icefarm_schemas.names import Name
+from icefarm_schemas.operators import AuditEntry, ConcernedAgent, ConcernedDevice
 from icefarm_schemas.states import ReservationState
 
 MAX_DEVICES = 1000
@@ -167,20 +168,23 @@ REQUESTS: dict[str, type[Message]] = {
 class Reply(Message):
     """`clients/{client}/{session}/replies`: an answer, found by its correlation data.
 
-    One of the four: the reservations that a request was about, what was asked for, or the error
-    that came instead. `at`, in answers about the past, is the time by the clock of the database,
-    by which leases end.
+    One of these: what a request was about (reservations; of an operator's, also agents or
+    devices), what was asked for, or the error that came instead. `at`, in answers about the past,
+    is the time by the clock of the database, by which leases end.
     """
 
     reservations: tuple[ReservationState, ...] | None = None
     history: tuple[Transition, ...] | None = None
     usage: Usage | None = None
+    agents: tuple[ConcernedAgent, ...] | None = None
+    devices: tuple[ConcernedDevice, ...] | None = None
+    audit: tuple[AuditEntry, ...] | None = None
     error: Error | None = None
     at: UtcTime | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        given = (self.reservations, self.history, self.usage, self.error)
-        if sum(value is not None for value in given) != 1:
-            raise ValueError("a reply holds one of reservations, history, usage and error")
+        *kinds, last = [name for name in type(self).model_fields if name != "at"]
+        if sum(getattr(self, name) is not None for name in (*kinds, last)) != 1:
+            raise ValueError(f"a reply holds one of {', '.join(kinds)} and {last}")
         return self

@@ -18,6 +18,17 @@ class Presence(StrEnum):
     """It has ended, or has lost the broker."""
 
 
+class AgentStatus(StrEnum):
+    """Whether an agent is there, and gives its devices away."""
+
+    ONLINE = "online"
+    """It is connected to the broker."""
+    DRAINING = "draining"
+    """It is too, but its devices are given to nobody; who holds one keeps it for now."""
+    OFFLINE = "offline"
+    """It has ended, or has lost the broker."""
+
+
 class ControlState(Message):
     """`control/state`: whether requests are answered.
 
@@ -57,9 +68,13 @@ class Availability(Message):
 
 
 class AgentState(Message):
-    """`agents/{agent}/state`: one agent process. `boot_id` is new each time the agent starts."""
+    """`agents/{agent}/state`: one agent process. `boot_id` is new each time the agent starts.
 
-    status: Presence
+    One that is `draining` says until when its devices are their holders' at most, by its own clock.
+    """
+
+    status: AgentStatus
+    drains_until: UtcTime | None = None
     contract: str | None = None
     version: str | None = None
     boot_id: str | None = None
@@ -164,6 +179,8 @@ class EndReason(StrEnum):
     """It waited in the queue for as long as it was ready to."""
     DEVICES_LOST = "devices_lost"
     """The last of its devices went away or broke."""
+    OPERATOR = "operator"
+    """An operator of the farm ended it."""
 
 
 class HeldDevice(Message):

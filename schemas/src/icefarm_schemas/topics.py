@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from icefarm_schemas.events import Event
 from icefarm_schemas.message import MAX_PAYLOAD_BYTES, Message
 from icefarm_schemas.names import check_name
+from icefarm_schemas.operators import AGENT_COMMANDS, OPERATIONS, AgentWish, LogLine, Note
 from icefarm_schemas.requests import REQUESTS, Reply
 from icefarm_schemas.states import (
     AgentState,
@@ -121,6 +122,14 @@ def _adapter(carried: Any) -> TypeAdapter[Any]:
     return _ADAPTERS[id(carried)]
 
 
+def _find(what: str, name: str, kinds: dict[str, type[Message]]) -> type[Message]:
+    try:
+        return kinds[name]
+    except KeyError:
+        known = ", ".join(kinds)
+        raise InvalidPayloadError(f"there is no {what} {name!r}; there are {known}") from None
+
+
 def _in_words(error: ValidationError) -> str:
     """The first faults; there may be as many as a payload has bytes."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
@@ -166,6 +175,33 @@ class AgentStateTopic(Topic, template="agents/{agent}/state", carries=AgentState
 
 
 @dataclass(frozen=True)
+class AgentWishTopic(Topic, template="agents/{agent}/wanted", carries=AgentWish, retained=True):
+    """Whether an agent is to be drained; written by control, removed when it is not."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
+class AgentCommandTopic(
+    Topic, template="agents/{agent}/commands/{operation}", carries=Message, retained=False
+):
+    """What an agent is to do at once, for an operator; written by control."""
+
+    agent: str
+    operation: str
+
+    def _carried(self) -> Any:
+        return _find("command to agents", self.operation, AGENT_COMMANDS)
+
+
+@dataclass(frozen=True)
+class LogTopic(Topic, template="agents/{agent}/log", carries=LogLine, retained=False):
+    """The log of an agent, line by line, written by it with QoS 0."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
 class DeviceStateTopic(
     Topic, template="agents/{agent}/devices/{device}/state", carries=DeviceState, retained=True
 ):
@@ -180,6 +216,16 @@ class AssignmentTopic(
     Topic, template="agents/{agent}/devices/{device}/assignment", carries=Assignment, retained=True
 ):
     """Who is to have a device; written by control, removed when the device is free."""
+
+    agent: str
+    device: str
+
+
+@dataclass(frozen=True)
+class NoteTopic(
+    Topic, template="agents/{agent}/devices/{device}/note", carries=Note, retained=True
+):
+    """What an operator has noted of a device; written by control, removed with the device."""
 
     agent: str
     device: str
@@ -226,13 +272,21 @@ class RequestTopic(
     operation: str
 
     def _carried(self) -> Any:
-        try:
-            return REQUESTS[self.operation]
-        except KeyError:
-            known = ", ".join(REQUESTS)
-            raise InvalidPayloadError(
-                f"there is no operation {self.operation!r}; there are {known}"
-            ) from None
+        return _find("operation", self.operation, REQUESTS)
+
+
+@dataclass(frozen=True)
+class OperatorTopic(
+    Topic, template="operators/{client}/{session}/{operation}", carries=Message, retained=False
+):
+    """A request of an operator to control, answered on the session's replies topic."""
+
+    client: str
+    session: str
+    operation: str
+
+    def _carried(self) -> Any:
+        return _find("operation of operators", self.operation, OPERATIONS)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import typer
 from icefarm.cli.app import FarmOptions, Json, command, out, print_json
 from icefarm.cli.tables import Cell, Column, Table, print_table
 from icefarm.view import Agent, Board
-from icefarm_schemas import ReservationState, ReservationStatus, utc_now
+from icefarm_schemas import AgentStatus, ReservationState, ReservationStatus, utc_now
 
 _COLOURS = {
     "available": "green",
@@ -18,8 +18,14 @@ _COLOURS = {
     "preparing": "yellow",
     "starting": "yellow",
     "cleaning": "yellow",
+    "draining": "yellow",
     "broken": "red",
     "away": "red",
+}
+_AGENTS = {
+    AgentStatus.ONLINE: Cell("online", "green"),
+    AgentStatus.DRAINING: Cell("draining", "yellow"),
+    AgentStatus.OFFLINE: Cell("away", "red"),
 }
 _SOON = timedelta(minutes=5)
 
@@ -35,7 +41,8 @@ def boards_table(boards: Iterable[Board]) -> Table:
         Column("product", least=12, spare=3),
     )
     for board in boards:
-        status = f"{board.status}: {board.detail}" if board.detail else board.status
+        said = "; ".join(text for text in (board.detail, board.note) if text)
+        status = f"{board.status}: {said}" if said else board.status
         table.add(
             board.name,
             board.agent,
@@ -56,8 +63,7 @@ def agents_table(agents: Iterable[Agent]) -> Table:
         Column("version", spare=1),
     )
     for agent in agents:
-        status = Cell("online", "green") if agent.online else Cell("away", "red")
-        table.add(agent.name, status, str(agent.boards), agent.version or "")
+        table.add(agent.name, _AGENTS[agent.status], str(agent.boards), agent.version or "")
     return table
 
 

@@ -15,7 +15,8 @@ BEGIN
         ORDER BY priority DESC, created_at, id FOR UPDATE
     LOOP
         EXIT WHEN NOT EXISTS (
-            SELECT FROM device WHERE reservation IS NULL AND online AND status = 'available'
+            SELECT FROM device
+            WHERE reservation IS NULL AND online AND status = 'available' AND NOT draining
         );
         -- What one of them cannot have now, those behind it who want the like cannot either.
         wish := (w.behaviour, w.wanted_devices, w.wanted_product, w.wanted_labels)::text;
@@ -109,6 +110,36 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Take the devices of agents that are drained out of their reservations when their time is over. What
+-- an agent that is to be restarted had may go on when it is back.
+CREATE OR REPLACE FUNCTION end_draining() RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    over record;
+    r reservation;
+BEGIN
+    FOR over IN
+        SELECT held, g.name AS agent, g.asked_by AS operator, a.devices
+        FROM agent g
+        JOIN LATERAL (
+            SELECT reservation, array_agg(device ORDER BY device) AS devices FROM allocation
+            WHERE agent = g.name AND ended_at IS NULL GROUP BY reservation
+        ) a ON true
+        JOIN reservation held ON held.id = a.reservation
+        WHERE g.drains_until <= now() AND g.restarts IS NULL
+        ORDER BY held.id, g.name FOR UPDATE OF held
+    LOOP
+        r := over.held;
+        PERFORM give_back(
+            r, array_fill(over.agent, ARRAY[cardinality(over.devices)]), over.devices,
+            'device_lost', 'agent_drained', NULL, over.operator || ' drains its agent'
+        );
+        IF NOT EXISTS (SELECT FROM allocation WHERE reservation = r.id AND ended_at IS NULL) THEN
+            PERFORM end_reservation(r, 'devices_lost', NULL);
+        END IF;
+    END LOOP;
+END $$;
+
 -- Seconds until one of these has something to do, if ever.
 CREATE OR REPLACE FUNCTION seconds_to_next() RETURNS float
 LANGUAGE sql STABLE AS $$
@@ -119,7 +150,10 @@ LANGUAGE sql STABLE AS $$
          FROM reservation WHERE status <> 'ended'),
         (SELECT min(d.away_since + r.device_grace)
          FROM device d JOIN reservation r ON r.id = d.reservation
-         WHERE d.reservation IS NOT NULL AND (d.status = 'broken' OR d.away_since IS NOT NULL))
+         WHERE d.reservation IS NOT NULL AND (d.status = 'broken' OR d.away_since IS NOT NULL)),
+        (SELECT min(drains_until) FROM agent a
+         WHERE drains_until IS NOT NULL AND restarts IS NULL
+           AND EXISTS (SELECT FROM allocation WHERE agent = a.name AND ended_at IS NULL))
     ) - now())::float
 $$;
 
@@ -130,9 +164,13 @@ BEGIN
     PERFORM end_expired();
     PERFORM warn_of_expiry();
     PERFORM lose_devices();
+    PERFORM end_draining();
+    -- An agent that is still away hears nothing of it any more.
+    DELETE FROM command WHERE at < now() - interval '60 s';
     -- Far longer than an agent takes to come back to a broker that has lost its memory.
     DELETE FROM device
-    WHERE status = 'gone' AND reservation IS NULL AND away_since < now() - interval '30 s';
+    WHERE status = 'gone' AND reservation IS NULL AND note IS NULL
+      AND away_since < now() - interval '30 s';
     -- Far longer than any client repeats a request.
     DELETE FROM answer WHERE answered_at < now() - interval '10 min';
     RETURN seconds_to_next();
@@ -146,4 +184,6 @@ LANGUAGE sql AS $$
         waits_until = waits_until + by
     WHERE status <> 'ended';
     UPDATE device SET away_since = away_since + by WHERE away_since IS NOT NULL;
+    UPDATE agent SET asked_at = asked_at + by, drains_until = drains_until + by
+    WHERE drains_until IS NOT NULL;
 $$;

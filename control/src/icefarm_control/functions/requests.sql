@@ -35,7 +35,11 @@ BEGIN
     END IF;
     -- One that the farm could never serve would keep everybody behind it waiting.
     IF w.waits_until IS NULL
-       OR (SELECT count(DISTINCT d.name) FROM device d WHERE fits(d, w)) < w.wanted_count THEN
+       OR (
+           SELECT count(DISTINCT d.name) FROM device d
+           -- One that is kept for its note may never come back.
+           WHERE fits(d, w) AND (d.status <> 'gone' OR d.away_since > now() - interval '30 s')
+       ) < w.wanted_count THEN
         RETURN NULL;
     END IF;
     INSERT INTO reservation SELECT w.*;

@@ -1,7 +1,7 @@
 -- A reservation: what it fits, how it is seen, how it begins and ends.
 --
 -- These functions are what control does in the database: reservation.sql for all of it, requests.sql
--- for what clients ask, leading.sql for what time brings. They are replaced at every start of
+-- for what clients ask, operators.sql for what operators do, leading.sql for what time brings. They are replaced at every start of
 -- control, so they belong to the program, not to the data; one whose arguments or result are to be
 -- others is dropped by a migration first. Each step that is taken is recorded as a
 -- transition, which whoever leads will tell.
@@ -13,6 +13,12 @@ LANGUAGE sql IMMUTABLE AS $$
        AND (r.wanted_devices IS NULL OR d.name = ANY(r.wanted_devices))
        AND (r.wanted_product IS NULL OR d.product = r.wanted_product)
        AND d.labels @> r.wanted_labels
+$$;
+
+-- Whether a device can be given to somebody now.
+CREATE OR REPLACE FUNCTION is_free(d device) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT d.reservation IS NULL AND d.online AND d.status = 'available' AND NOT d.draining
 $$;
 
 CREATE OR REPLACE FUNCTION record(
@@ -87,7 +93,7 @@ DECLARE
 BEGIN
     SELECT array_agg(agent), array_agg(name) INTO agents, names FROM (
         SELECT d.agent, d.name FROM device d
-        WHERE d.reservation IS NULL AND d.online AND d.status = 'available' AND fits(d, w)
+        WHERE is_free(d) AND fits(d, w)
           AND NOT EXISTS (
               SELECT FROM reservation q
               WHERE q.status = 'queued' AND fits(d, q)
@@ -96,8 +102,7 @@ BEGIN
           -- Of boards of one name, as after a move from one agent to another, only one counts.
           AND (w.wanted_devices IS NULL OR NOT EXISTS (
               SELECT FROM device e
-              WHERE e.name = d.name AND e.agent < d.agent
-                AND e.reservation IS NULL AND e.online AND e.status = 'available'
+              WHERE e.name = d.name AND e.agent < d.agent AND is_free(e)
           ))
         ORDER BY d.agent, d.name
         LIMIT w.wanted_count
@@ -140,7 +145,7 @@ BEGIN
     -- A device that went away while it was held was kept until now.
     DELETE FROM device d USING unnest(out_agents, out_devices) AS given (agent, name)
     WHERE d.agent = given.agent AND d.name = given.name
-      AND d.reservation IS NULL AND d.status = 'gone';
+      AND d.reservation IS NULL AND d.status = 'gone' AND d.note IS NULL;
     PERFORM record(r, what, reason, by, out_agents, out_devices, detail);
 END $$;
 

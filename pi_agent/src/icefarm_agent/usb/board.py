@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from icefarm_agent.board import DEFAULT_FIRMWARE, BoardError
+from icefarm_agent.metrics import counted_flash
 from icefarm_agent.usb import usbip_host
 from icefarm_agent.usb.configuration import Configuration, Product
 from icefarm_agent.usb.device import UsbDevice
@@ -194,7 +195,8 @@ class UsbBoard:
         device = self._port.device
         if device is not None and device.driver != usbip_host.USUAL_DRIVER:
             await self.recover()
-        await flash(self._port, self._kind, image, console=console)
+        with counted_flash():
+            await flash(self._port, self._kind, image, console=console)
 
     @asynccontextmanager
     async def _flashing(self) -> AsyncIterator[None]:

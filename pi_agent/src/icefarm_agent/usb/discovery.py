@@ -83,6 +83,10 @@ class Discovery:
         if self._roster is not None:
             self._roster.remember(place, name, product)
 
+    def forget(self, name: str) -> bool:
+        """See `Roster.forget`."""
+        return self._roster is not None and self._roster.forget(name)
+
     def _read_events(self, monitor: pyudev.Monitor, roster: Roster) -> None:
         places = set()
         try:

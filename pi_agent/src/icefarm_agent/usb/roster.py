@@ -20,6 +20,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from structlog.contextvars import bind_contextvars
+
 from icefarm_agent.board import DEFAULT_FIRMWARE, BoardError
 from icefarm_agent.usb import usbip_host
 from icefarm_agent.usb.board import UsbBoard
@@ -108,6 +110,20 @@ class Roster:
         if device is None:
             self._refused.pop(place, None)
 
+    def forget(self, name: str) -> bool:
+        """Lose a board and look for it anew where it is; False when it is not known."""
+        board = self._boards.get(name)
+        if board is None:
+            return False
+        place, is_foreign = board.port.busid, board.foreign
+        log.info("%s at the USB port %s is forgotten", name, place)
+        self._drop(board)
+        if is_foreign:
+            # What it says of itself now is a firmware's of its holder's.
+            self.remember(place, name, board.product)
+        self.look(place)
+        return True
+
     def close(self) -> None:
         """Find and lose nothing any more."""
         self._is_closed = True
@@ -126,7 +142,12 @@ class Roster:
         reachable = bool(device.ttys) or device.driver == usbip_host.DRIVER
         ignored = device.serial in self._configuration.ignored
         if reachable and not ignored and recognise(self._configuration, device) is None:
-            log.info("%s is at the USB port %s with a firmware of its holder's", name, place)
+            log.info(
+                "%s is at the USB port %s with a firmware of its holder's",
+                name,
+                place,
+                extra={"device": name},
+            )
             products = self._configuration.products
             kind = next((kind for kind in products if kind.name == product), products[0])
             self._appear(name, kind, port)
@@ -165,7 +186,13 @@ class Roster:
             log.warning("the board at the USB port %s is not used: %s", port.busid, why)
 
     def _move(self, board: UsbBoard, port: UsbPort) -> None:
-        log.info("%s moved from the USB port %s to %s", board.name, board.port.busid, port.busid)
+        log.info(
+            "%s moved from the USB port %s to %s",
+            board.name,
+            board.port.busid,
+            port.busid,
+            extra={"device": board.name},
+        )
         before = board.port
         del self._at[before.busid]
         board.port = port
@@ -182,6 +209,7 @@ class Roster:
 
     async def _prepare(self, board: UsbBoard) -> None:
         """Report a board when it can be used, or else so that it is seen to be broken."""
+        bind_contextvars(device=board.name)  # This task is the board's own.
         busid = board.port.busid
         try:
             driver = None
@@ -217,7 +245,12 @@ class Roster:
     async def _leave(self, board: UsbBoard) -> None:
         await asyncio.sleep(LOST_AFTER)
         if not board.flashing:
-            log.info("%s is gone from the USB port %s", board.name, board.port.busid)
+            log.info(
+                "%s is gone from the USB port %s",
+                board.name,
+                board.port.busid,
+                extra={"device": board.name},
+            )
             self._drop(board)
 
     def _settled(self, board: UsbBoard) -> None:

@@ -30,6 +30,7 @@ from icefarm_agent.board import (
     BoardWithoutUsb,
 )
 from icefarm_agent.console import open_streams
+from icefarm_agent.metrics import counted_flash
 from icefarm_agent.virtual import icestorm
 from icefarm_agent.virtual.fpga import BitstreamError, Simulator, Waveform
 
@@ -95,7 +96,8 @@ class VirtualBoard(BoardWithoutUsb):
         await self.close()
         if firmware not in self._firmwares:
             raise BoardError(f"there is no firmware {firmware!r} for virtual boards")
-        await asyncio.sleep(self._timing.flash)
+        with counted_flash():
+            await asyncio.sleep(self._timing.flash)
         master, slave = os.openpty()
         tty.setraw(slave)
         self._console = os.ttyname(slave)

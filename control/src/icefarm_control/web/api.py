@@ -1,0 +1,219 @@
+"""The REST API: what the pages show, for programs. /api/v1/openapi.json describes it."""
+
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request, status
+from pydantic import AwareDatetime, BaseModel
+
+from icefarm_control.web import farm, queries
+from icefarm_control.web.access import Asker
+from icefarm_control.web.queries import BoardFilter, BoardOrder
+from icefarm_control.web.state import Web
+from icefarm_control.web.views import (
+    Agent,
+    Availability,
+    Board,
+    Boards,
+    Reservation,
+    Reservations,
+    Step,
+    UsageReport,
+)
+from icefarm_schemas import AuditEntry, ReservationStatus, What, utc_now
+
+_MOST = 1000
+_LONGEST_REPORT = timedelta(days=366)
+_NO_NUL = r"^[^\x00]*$"
+
+
+class Refusal(BaseModel):
+    """Why a request was not served, in words."""
+
+    detail: str
+
+
+REFUSALS: dict[int | str, dict[str, object]] = {
+    401: {"model": Refusal, "description": "Nobody is logged in, or with a wrong password."},
+    503: {"model": Refusal, "description": "The database or the broker does not answer."},
+}
+_MISSING: dict[int | str, dict[str, object]] = {
+    404: {"model": Refusal, "description": "The farm has none of this name."}
+}
+
+router = APIRouter(prefix="/api/v1", responses=REFUSALS)
+
+Text = Annotated[str, Query(max_length=200, pattern=_NO_NUL)]
+InPath = Annotated[str, Path(max_length=200, pattern=_NO_NUL)]
+Limit = Annotated[int, Query(ge=1, le=_MOST)]
+Offset = Annotated[int, Query(ge=0, le=10_000_000)]
+
+
+def _web(request: Request) -> Web:
+    web: Web = request.app.state.web
+    return web
+
+
+class Me(BaseModel):
+    """Who asks, and what he may do: `observer` or `operator`."""
+
+    name: str
+    role: str
+
+
+@router.get("/me", tags=["accounts"])
+async def me(user: Asker) -> Me:
+    """Who you are to the farm."""
+    return Me(name=user.name, role=user.role.value)
+
+
+@router.get("/availability", tags=["boards"])
+async def availability(request: Request, _: Asker) -> Availability:
+    """How many boards are free, by behaviour and by product."""
+    return await queries.availability(_web(request).reading)
+
+
+@router.get("/agents", tags=["agents"])
+async def agents(request: Request, _: Asker) -> list[Agent]:
+    """All agents."""
+    return await farm.agents(_web(request))
+
+
+@router.get("/agents/{agent}", tags=["agents"], responses=_MISSING)
+async def agent(request: Request, _: Asker, agent: InPath) -> Agent:
+    """One agent."""
+    found = await farm.agent(_web(request), agent)
+    if found is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"the farm has no agent {agent!r}")
+    return found
+
+
+@router.get("/boards", tags=["boards"])
+async def boards(
+    request: Request,
+    _: Asker,
+    search: Text = "",
+    status: Text = "",
+    behaviour: Text = "",
+    product: Text = "",
+    agent: Text = "",
+    client: Text = "",
+    reservation: Text = "",
+    order: BoardOrder = BoardOrder.NAME,
+    descending: bool = False,
+    limit: Limit = 100,
+    offset: Offset = 0,
+) -> Boards:
+    """Boards with who holds them: those that match all that is given."""
+    wanted = BoardFilter(search, status, behaviour, product, agent, client, reservation)
+    return await queries.boards(
+        _web(request).reading,
+        wanted,
+        order=order,
+        descending=descending,
+        limit=limit,
+        offset=offset,
+    )
+
+
+@router.get("/boards/{agent}/{board}", tags=["boards"], responses=_MISSING)
+async def board(request: Request, _: Asker, agent: InPath, board: InPath) -> Board:
+    """One board."""
+    found = await queries.board(_web(request).reading, agent, board)
+    if found is None:
+        raise HTTPException(
+            status.HTTP_404_NOT_FOUND, f"the agent {agent!r} has no board {board!r}"
+        )
+    return found
+
+
+@router.get("/reservations", tags=["reservations"])
+async def reservations(
+    request: Request,
+    _: Asker,
+    status: ReservationStatus | None = None,
+    client: Text = "",
+    search: Text = "",
+    limit: Limit = 100,
+    offset: Offset = 0,
+) -> Reservations:
+    """Reservations of a status, or all that live; the queue in its order, others newest first."""
+    return await queries.reservations(
+        _web(request).reading,
+        client=client,
+        status=status.value if status else "",
+        search=search,
+        limit=limit,
+        offset=offset,
+    )
+
+
+@router.get("/reservations/{reservation}", tags=["reservations"], responses=_MISSING)
+async def reservation(request: Request, _: Asker, reservation: InPath) -> Reservation:
+    """One reservation, however long it is over."""
+    found = await queries.reservation(_web(request).reading, reservation)
+    if found is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"there is no reservation {reservation!r}")
+    return found
+
+
+@router.get("/history", tags=["history"])
+async def history(
+    request: Request,
+    _: Asker,
+    client: Text = "",
+    board: Text = "",
+    agent: Text = "",
+    reservation: Text = "",
+    what: What | None = None,
+    before: Annotated[int | None, Query(ge=0, le=2**62)] = None,
+    limit: Limit = 100,
+) -> list[Step]:
+    """What happened, newest first; `before` is the number of the oldest step that is known."""
+    return await queries.steps(
+        _web(request).reading,
+        client=client,
+        board=board,
+        agent=agent,
+        reservation=reservation,
+        what=what.value if what else "",
+        before=before,
+        limit=limit,
+    )
+
+
+@router.get("/usage", tags=["history"])
+async def usage(
+    request: Request,
+    _: Asker,
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
+) -> UsageReport:
+    """Who held boards for how long between two moments; without them, in the last seven days."""
+    end = until or utc_now()
+    begin = since or _earlier(end)
+    if not timedelta() < end - begin <= _LONGEST_REPORT:
+        raise HTTPException(
+            status.HTTP_422_UNPROCESSABLE_CONTENT,
+            "give up to 366 days, the earlier end first",
+        )
+    return await queries.usage(_web(request).reading, begin, end)
+
+
+@router.get("/audit", tags=["operators"])
+async def audit(
+    request: Request,
+    _: Asker,
+    who: Text = "",
+    before: Annotated[int | None, Query(ge=0, le=2**62)] = None,
+    limit: Limit = 100,
+) -> list[AuditEntry]:
+    """What operators asked for, newest first."""
+    return await queries.audit(_web(request).reading, who=who, before=before, limit=limit)
+
+
+def _earlier(end: datetime) -> datetime:
+    try:
+        return end - timedelta(days=7)
+    except OverflowError:
+        return end

@@ -1,0 +1,38 @@
+// Times are shown as the reader's clock has them; what is sent, and what is seen without scripts, is UTC.
+"use strict";
+
+(() => {
+  const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+  const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+
+  function inWords(at) {
+    const seconds = Math.round((at - Date.now()) / 1000);
+    const [unit, size] = units.find(([, size]) => Math.abs(seconds) >= size) ?? units.at(-1);
+    return relative.format(Math.trunc(seconds / size), unit);
+  }
+
+  function show(time) {
+    const at = new Date(time.dateTime);
+    const text = inWords(at);
+    if (time.textContent !== text) time.textContent = text;
+    const title = exact.format(at);
+    if (time.title !== title) time.title = title;
+  }
+
+  function showAll() {
+    document.querySelectorAll("time[datetime]").forEach(show);
+  }
+
+  // A page that stands for one that could not be read is asked for again.
+  function comeBack() {
+    const trouble = document.getElementById("live-trouble");
+    const stands = document.querySelector("[data-return]");
+    if (stands && trouble && !trouble.classList.contains("trouble")) location.reload();
+  }
+
+  document.addEventListener("htmx:after:swap", () => { showAll(); comeBack(); });
+  document.addEventListener("htmx:sse:after:message", () => { showAll(); comeBack(); });
+  setInterval(showAll, 10000);
+  showAll();
+})();

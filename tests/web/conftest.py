@@ -1,0 +1,77 @@
+"""A farm with a dashboard, and somebody who is logged in to it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from support.processes import Processes, wait_for_boards
+from support.waiting import until
+
+from icefarm_broker.mosquitto import Mosquitto
+
+
+class Browser(httpx.Client):
+    """Keeps cookies, and sends forms with their tokens, as browsers do."""
+
+    def page(self, path: str, code: int = 200) -> str:
+        """The HTML of a page."""
+        answer = self.get(path)
+        assert answer.status_code == code, (path, answer.status_code, answer.text)
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        return answer.text
+
+    def token(self) -> str:
+        """What the forms of this session bring."""
+        pages = (self.get("/login"), self.get("/"))
+        found = re.search(r'name="csrf" value="([^"]+)"', "".join(page.text for page in pages))
+        assert found is not None
+        return found[1]
+
+    def login(self, name: str, password: str = "") -> httpx.Response:
+        """Send the form of /login."""
+        form = {"name": name, "password": password, "csrf": self.token()}
+        return self.post("/login", data=form)
+
+    @contextmanager
+    def live(self, path: str) -> Iterator[Iterator[str]]:
+        """The events of a page that is open, each as the HTML that it brings."""
+        with self.stream("GET", f"/live{path}", timeout=30) as answer:
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            yield _events(answer)
+
+
+def _events(answer: httpx.Response) -> Iterator[str]:
+    lines: list[str] = []
+    for line in answer.iter_lines():
+        if line.startswith("data: "):
+            lines.append(line.removeprefix("data: "))
+        elif not line and lines:
+            yield "\n".join(lines)
+            lines = []
+
+
+@pytest.fixture
+def farm(processes: Processes, mosquitto: Mosquitto) -> Processes:
+    """Control with a dashboard, and an agent `bench` with two fast boards, both available."""
+    processes.control(web=True)
+    processes.agent("bench", boards=2)
+    wait_for_boards(mosquitto.url, 2)
+    return processes
+
+
+@pytest.fixture
+def stranger(farm: Processes) -> Iterator[Browser]:
+    """A browser in which nobody is logged in."""
+    with Browser(base_url=farm.dashboard()) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(stranger: Browser) -> Browser:
+    """One in which ann is logged in, whose broker takes anybody: so she is an operator."""
+    assert stranger.login("ann").status_code == 303
+    until(lambda: "has lost" not in stranger.page("/") and "leads yet" not in stranger.page("/"))
+    return stranger

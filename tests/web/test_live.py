@@ -1,0 +1,82 @@
+"""Pages that are open: changes come by themselves, and trouble is said."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import psycopg
+from support.waiting import until
+
+import icefarm
+from icefarm_broker.mosquitto import Mosquitto
+
+from .conftest import Browser
+
+
+def test_a_change_is_seen_in_an_open_page_within_a_second(
+    browser: Browser, mosquitto: Mosquitto
+) -> None:
+    with icefarm.Client(mosquitto.url, name="bob") as bob, browser.live("/boards") as events:
+        first = next(events)
+        assert 'hx-target="#live-boards"' in first
+        assert "bob" not in first
+        begun = time.monotonic()
+        with bob.reserve(boards=["bench-1"]):
+            came = next(event for event in events if "bob" in event)
+            assert time.monotonic() - begun < 1
+            # Only the row that differs, and what counts them.
+            assert "bench-1" in came
+            assert "bench-2" not in came
+
+
+@contextmanager
+def no_database(postgres: str, url: str) -> Iterator[None]:
+    """A database that ends all connections and takes none, as long as the block."""
+    name = urlsplit(url).path.removeprefix("/")
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
+        yield
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+
+
+def is_well(browser: Browser) -> bool:
+    answer = browser.get("/boards")
+    return answer.status_code == 200 and 'class="trouble"' not in answer.text
+
+
+def test_pages_stay_up_and_say_what_is_lost(
+    browser: Browser, mosquitto: Mosquitto, postgres: str, database_url: str
+) -> None:
+    with browser.live("/boards") as events:
+        assert "bench-1" in next(events)
+        mosquitto.stop()
+        trouble = next(event for event in events if "has lost the broker" in event)
+        assert 'hx-target="#live-trouble"' in trouble
+        assert "has lost the broker" in browser.page("/boards")
+        assert browser.get("/api/v1/boards").json()["total"] == 2
+        with Browser(base_url=browser.base_url) as stranger:
+            answer = stranger.login("eve")
+            assert answer.status_code == 503
+            assert "does not answer" in answer.text
+            assert stranger.get("/api/v1/me", auth=("eve", "")).status_code == 503
+        mosquitto.start()
+        assert any("live-trouble" in event and "has lost" not in event for event in events)
+    until(lambda: is_well(browser))
+    with browser.live("/boards") as events:
+        next(events)
+        with no_database(postgres, database_url):
+            trouble = next(event for event in events if "has lost the database" in event)
+            # What is shown stays.
+            assert "live-boards" not in trouble
+            assert "comes back by itself" in browser.page("/boards", 503)
+            assert browser.get("/api/v1/boards").status_code == 503
+            assert browser.get("/static/icefarm.css").status_code == 200
+            form = {"csrf": browser.token(), "board": "bench/bench-1", "text": "x"}
+            assert browser.post("/do/note", data=form).status_code == 303
+        assert any("live-trouble" in event and "has lost" not in event for event in events)
+    until(lambda: is_well(browser))
+    assert browser.get("/api/v1/audit").json() == []
