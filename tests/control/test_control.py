@@ -45,13 +45,16 @@ from icefarm_schemas import (
     utc_now,
 )
 from icefarm_schemas.topics import (
+    AgentCommandTopic,
     AgentStateTopic,
+    AgentWishTopic,
     AssignmentTopic,
     AvailabilityTopic,
     ControlProcessTopic,
     ControlStateTopic,
     DeviceStateTopic,
     EventsTopic,
+    OperatorTopic,
     RepliesTopic,
     RequestTopic,
     ReservationStateTopic,
@@ -125,11 +128,10 @@ async def ask(
     *,
     session: str = "s",
     answers: int = 1,
+    kind: type[RequestTopic | OperatorTopic] = RequestTopic,
 ) -> Reply:
     """Send a raw request and return the newest of the expected number of replies."""
-    await connection.publish(
-        RequestTopic("ann", session, operation), payload, correlation=correlation
-    )
+    await connection.publish(kind("ann", session, operation), payload, correlation=correlation)
     until(lambda: len(recorder.of(RepliesTopic, session=session)) == answers)
     reply = recorder.of(RepliesTopic, session=session)[-1].message
     assert isinstance(reply, Reply)
@@ -585,3 +587,74 @@ async def test_a_stopped_control_says_that_it_is_offline(
 ) -> None:
     assert control.interrupt("control") == 0
     until(lambda: _control_states(recorder)[-1] is Presence.OFFLINE)
+
+
+async def test_operators_are_answered_on_their_own_topics(
+    control: Processes, agent: Connection, recorder: Recorder
+) -> None:
+    recorder.expect_fault("operators/")
+    answers = 0
+
+    async def operate(operation: str, payload: str, correlation: str) -> Reply:
+        nonlocal answers
+        answers += 1
+        return await ask(
+            agent,
+            recorder,
+            operation,
+            payload.encode(),
+            correlation.encode(),
+            answers=answers,
+            kind=OperatorTopic,
+        )
+
+    unknown = await operate("reboot", "{}", "1")
+    assert unknown.error is not None
+    assert "no operation of operators 'reboot'; there are end, extend, drain" in (
+        unknown.error.message
+    )
+    both = await operate("end", '{"all":true,"client":"bob"}', "2")
+    assert both.error is not None
+    assert "give one of reservations, devices, client and all" in both.error.message
+    assert (await operate("probe", "{}", "3")).reservations == ()
+    until(lambda: known_devices(recorder) == 2)
+    drained = await operate("drain", '{"agents":["pi"],"deadline":60}', "4")
+    assert await operate("drain", '{"agents":["pi"],"deadline":60}', "4") == drained
+    [told] = recorder.of(AgentWishTopic)
+    assert told.retain
+    assert drained.agents is not None
+    assert told.message.drains_until == drained.agents[0].drains_until
+    too_long = await operate("extend", '{"all":true,"duration":1e9}', "5")
+    assert too_long.error is not None
+    audited = (await operate("audit", "{}", "6")).audit or ()
+    assert [(entry.operation, entry.error) for entry in audited] == [
+        ("extend", ErrorCode.LIMIT_EXCEEDED),
+        ("drain", None),
+    ]
+
+
+def known_devices(recorder: Recorder) -> int:
+    """How many devices control knows."""
+    told = [recorded.message for recorded in recorder.of(AvailabilityTopic)]
+    return told[-1].devices.total if told else 0
+
+
+async def test_commands_of_operators_come_to_their_agent_once(
+    control: Processes, agent: Connection, recorder: Recorder
+) -> None:
+    payload = b'{"devices":["pi/a","b"]}'
+    until(lambda: known_devices(recorder) == 2)
+    await ask(agent, recorder, "restart_devices", payload, kind=OperatorTopic)
+    until(lambda: len(recorder.of(AgentCommandTopic)) == 2)
+    await ask(agent, recorder, "forget", b'{"devices":["a"]}', b"2", answers=2, kind=OperatorTopic)
+    until(lambda: len(recorder.of(AgentCommandTopic)) == 3)
+    commands = [
+        (r.topic.operation, r.message.device, r.retain)
+        for r in recorder.of(AgentCommandTopic, agent="pi")
+        if isinstance(r.topic, AgentCommandTopic)
+    ]
+    assert commands == [
+        ("restart_device", "a", False),
+        ("restart_device", "b", False),
+        ("forget", "a", False),
+    ]

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -170,24 +171,51 @@ def test_a_restarted_agent_ends_for_its_supervisor_and_its_holders_go_on(
             olga.operator.restart("bench", "nosuch")
 
 
-def test_a_supervised_farm_starts_its_agents_again(tmp_path: Path) -> None:
+def test_a_rolling_restart_of_a_busy_farm_loses_nothing(tmp_path: Path, circuits: Path) -> None:
     port = free_port()
+    url = f"mqtt://127.0.0.1:{port}"
+    ended: list[icefarm.ReservationEnded | icefarm.BoardFailed] = []
     with (
-        a_farm(tmp_path, port, "--boards", "2", "--agents", "2"),
-        icefarm.Client(f"mqtt://127.0.0.1:{port}", name="ann") as ann,
-        ann.reserve(2) as held,
+        a_farm(tmp_path, port, "--boards", "4", "--agents", "2"),
+        icefarm.Client(url, name="ann") as ann,
+        ann.reserve(4) as held,
+        ThreadPoolExecutor(1) as beside,
     ):
-        boots = {name: state.boot_id for name, state in ann._client._view.agents.items()}
-        assert len(boots) == 2
-        ann.operator.restart(everything=True, deadline=0)
-        until(
-            lambda: all(
-                state.boot_id not in (None, boots[name]) and state.status is AgentStatus.ONLINE
-                for name, state in ann._client._view.agents.items()
-            )
-        )
-        until(lambda: [board.status for board in held.boards] == ["ready"] * 2)
-        assert "was asked to restart" in (tmp_path / "up.txt").read_text()
+        ann.on(icefarm.ReservationEnded, ended.append)
+        ann.on(icefarm.BoardFailed, ended.append)
+        rolling = beside.submit(restart_one_after_the_other, url)
+        asked = 0
+
+        def until_restarted() -> Iterator[Path]:
+            nonlocal asked
+            while not rolling.done():
+                asked += 1
+                yield circuits / "pulse_5khz.bin"
+
+        results = list(held.evaluate(until_restarted()))
+        assert rolling.result() == ["bench-1", "bench-2"]
+        assert sorted(result.index for result in results) == list(range(asked))
+        assert [result.error for result in results if result.error is not None] == []
+        assert not ended
+        assert len(held) == 4
+        until(lambda: [board.status for board in held.boards] == ["ready"] * 4)
+        assert (tmp_path / "up.txt").read_text().count("was asked to restart") == 2
+
+
+def restart_one_after_the_other(url: str) -> list[str]:
+    """Restart each agent of a farm when the one before is back; return their names."""
+    with icefarm.Client(url, name="olga") as olga:
+        names = [agent.name for agent in olga.agents()]
+        for name in names:
+            boot = boot_of(olga, name)
+            olga.operator.restart(name, deadline=1)
+            until(lambda name=name, boot=boot: boot_of(olga, name) not in (None, boot))  # type: ignore[misc]
+            until(lambda name=name: status_of(olga, name) is AgentStatus.ONLINE)  # type: ignore[misc]
+        return names
+
+
+def boot_of(client: icefarm.Client, agent: str) -> str | None:
+    return client._client._view.agents[agent].boot_id
 
 
 def test_a_board_is_started_anew_forgotten_and_noted(

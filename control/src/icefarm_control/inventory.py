@@ -5,6 +5,7 @@ written is bounded by the number of devices.
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,11 @@ class Inventory:
     def waiting(self) -> bool:
         """Whether there is something to write."""
         return bool(self._reports)
+
+    @property
+    def online(self) -> Collection[str]:
+        """The agents that are there."""
+        return self._online
 
     def observe(self, happening: Happening) -> None:
         """Take note of a report, and of what a snapshot no longer has."""

@@ -160,7 +160,7 @@ class Leader:
                 self._is_operated = False
                 # Also what a process could not say before it died.
                 self._next_wishes = time.monotonic() + _LONGEST_PAUSE
-                await self._mirror.tell_agents()
+                await self._mirror.tell_agents(self._inventory.online)
                 # Devices may be given away again, or no more.
                 self._next_look = min(self._next_look, time.monotonic() + _SOON)
                 self._count_soon()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from icefarm_broker import BrokerError, Connection, NobodyListensError, RetainedStates
@@ -9,6 +10,7 @@ from icefarm_control.database import Database
 from icefarm_control.leadership import Leadership
 from icefarm_control.metrics import Waits
 from icefarm_schemas import (
+    AgentCommand,
     AgentWish,
     Assignment,
     Availability,
@@ -151,8 +153,11 @@ class Mirror:
         """Whether there is something that operators want of agents, or have noted."""
         return bool(self._wanted)
 
-    async def tell_agents(self) -> None:
-        """Let the broker hold what operators want of agents and devices, and pass commands on."""
+    async def tell_agents(self, online: Collection[str]) -> None:
+        """Let the broker hold what operators want of agents and devices, and pass commands on.
+
+        Agents that are not `online` cannot forget; what they have left is removed for them.
+        """
         await self._hold_wanted()
         leads, parameters = self._leadership.condition
         commands = await self._database.call(
@@ -160,7 +165,7 @@ class Mirror:
         )
         for row in sorted(commands, key=lambda row: row["number"]):
             agent, device, operation = row["agent"], row["device"], row["operation"]
-            if operation == "remove":
+            if operation == "remove" or (operation == AgentCommand.FORGET and agent not in online):
                 self._commands.put_nowait((DeviceStateTopic(agent, device), b""))
             else:
                 command = DeviceCommand(device=device)

@@ -106,7 +106,8 @@ class Requests:
                     ErrorCode.INVALID_REQUEST,
                     f"a reply goes to {replies.build(self._connection.root)} and nowhere else",
                 )
-            check_lease(request.message)
+            if isinstance(topic, RequestTopic):
+                check_lease(request.message)
         except RefusedError as refusal:
             log.info(
                 "refused %s: %s",
