@@ -5,9 +5,10 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
+from _pytest.logging import LogCaptureHandler
 from structlog.contextvars import bound_contextvars
 from support.processes import Processes, wait_for_boards
 from support.proxy import Proxy
@@ -51,6 +52,18 @@ async def publishing(url: str) -> AsyncIterator[LogPublisher]:
             running.cancel()
 
 
+@contextmanager
+def uncaptured() -> Iterator[None]:
+    """Where the tests run in several processes, what they log goes between them as Unicode."""
+    root = logging.getLogger()
+    captured = [handler for handler in root.handlers if isinstance(handler, LogCaptureHandler)]
+    for handler in captured:
+        root.removeHandler(handler)
+    yield
+    for handler in captured:
+        root.addHandler(handler)
+
+
 def lines(recorder: Recorder) -> list[LogLine]:
     """Of the loggers of this file, in the order in which they came."""
     messages = [recorded.message for recorded in recorder.of(LogTopic, agent="bench")]
@@ -73,10 +86,11 @@ async def test_a_line_says_what_it_is_about(mosquitto: Mosquitto, recorder: Reco
         log.info("%s is ready", "bench-1", extra={"device": "bench-1"})
         with bound_contextvars(device="bench-2", reservation="3f9a"):
             await asyncio.to_thread(log.warning, "it hangs")
-        try:
-            raise RuntimeError("\0 and \ud800 and " + "x" * LONGEST)
-        except RuntimeError:
-            log.exception("a defect")
+        with uncaptured():
+            try:
+                raise RuntimeError("\0 and \ud800 and " + "x" * LONGEST)
+            except RuntimeError:
+                log.exception("a defect")
         log.error("the last one")
         await wait_for(recorder, "the last one")
     ready, hangs, defect, last = lines(recorder)
