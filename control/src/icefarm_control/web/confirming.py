@@ -87,6 +87,7 @@ async def _confirm(
         "back": _back(request, given),
         "correlation": new_correlation(),
         "why": why,
+        "live": None,
     }
     return page("confirm.html", common(request) | context, code)
 

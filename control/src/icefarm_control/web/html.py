@@ -77,6 +77,7 @@ def common(request: Request) -> Context:
         "trouble": web.trouble(),
         "path": path,
         "here": here,
+        # Where the page's changes come from; none where it does not change.
         "live": f"/live{here}",
         "live_id": hashlib.sha1(here.encode()).hexdigest()[:8],
         "told": request.session.pop("told", None),
@@ -99,7 +100,7 @@ def away(request: Request) -> HTMLResponse:
 
 def fault(request: Request, error: HTTPException) -> HTMLResponse:
     """The page that says why there is no other one."""
-    context = common(request) | {"title": "That did not work", "why": error.detail}
+    context = common(request) | {"title": "That did not work", "why": error.detail, "live": None}
     return page("fault.html", context, error.status_code)
 
 

@@ -209,8 +209,6 @@ async def history(web: Web, request: Request) -> Context:
         "period": period if period in _PERIODS else "week",
         "periods": list(_PERIODS),
         "time_plot": plots.over_time(usage.over_time),
-        "client_plot": plots.ranked(usage.clients),
-        "board_plot": plots.ranked(usage.boards),
         "steps": steps,
         "older": steps[-1].number if len(steps) == PAGE else None,
         "kinds": [kind.value for kind in What],
