@@ -16,7 +16,7 @@ from icefarm_control.web.acting import (
     new_correlation,
     read_request,
 )
-from icefarm_control.web.html import common, inside, page
+from icefarm_control.web.html import inside, page, still
 from icefarm_control.web.reading import DatabaseAwayError
 from icefarm_control.web.state import Web
 from icefarm_control.web.views import Agent, Board, Reservation
@@ -88,7 +88,7 @@ async def _confirm(
         "correlation": new_correlation(),
         "why": why,
     }
-    return page("confirm.html", common(request) | context, code)
+    return page("confirm.html", still(request) | context, code)
 
 
 @router.get("/do/{name}")
