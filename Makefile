@@ -14,7 +14,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Where Debian puts mosquitto.
 export PATH := $(PATH):/usr/sbin
 
-.PHONY: demo up test test-kernel test-others faults fault-programs kernel-programs lint docs bench bench-profile circuits install programs lock clean
+.PHONY: demo up test test-kernel test-others faults fault-programs kernel-programs browser-programs lint docs bench bench-profile circuits install programs lock clean
 
 demo: install
 	$(BIN)/icefarm demo
@@ -23,7 +23,7 @@ up: install
 	$(BIN)/icefarm up
 
 # Several runs at a time: most of the time, tests wait.
-test: install fault-programs kernel-programs
+test: install fault-programs kernel-programs browser-programs
 	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-kernel test-others
 
 test-kernel:
@@ -90,6 +90,10 @@ ifeq ($(shell uname -m),x86_64)
 	@ls /boot/vmlinuz-* >/dev/null 2>&1 || { $(call apt,linux-image-amd64); }
 	@$(BIN)/python -m compileall -q $(VENV)/lib/python*/site-packages $(PARTS:%=%/src)
 endif
+
+# For the dashboard's tests, and its pictures.
+browser-programs:
+	@$(call need,chromium,chromium fonts-dejavu-core)
 
 # $(call need,programs,packages): install the packages where one of the programs is missing.
 define need

@@ -81,7 +81,19 @@ def page_user(request: Request) -> User:
     user = session_user(request)
     if user is None:
         query = f"?{request.url.query}" if request.url.query else ""
-        raise LoginNeededError(request.url.path.removeprefix("/live") + query)
+        raise LoginNeededError(request.url.path + query)
+    return user
+
+
+def follower(request: Request) -> User:
+    """Who follows the changes of a page that is open.
+
+    Raises:
+        HTTPException: nobody is logged in any more: the page is to be loaded anew.
+    """
+    user = session_user(request)
+    if user is None:
+        raise HTTPException(status.HTTP_401_UNAUTHORIZED, "nobody is logged in any more")
     return user
 
 
@@ -156,5 +168,6 @@ def check_operator(user: User) -> None:
 
 
 Viewer = Annotated[User, Depends(page_user)]
+Follower = Annotated[User, Depends(follower)]
 Asker = Annotated[User, Depends(api_user)]
 Operator = Annotated[User, Depends(api_operator)]

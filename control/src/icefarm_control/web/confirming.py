@@ -16,7 +16,7 @@ from icefarm_control.web.acting import (
     new_correlation,
     read_request,
 )
-from icefarm_control.web.html import common, inside, page
+from icefarm_control.web.html import inside, page, still
 from icefarm_control.web.reading import DatabaseAwayError
 from icefarm_control.web.state import Web
 from icefarm_control.web.views import Agent, Board, Reservation
@@ -87,9 +87,8 @@ async def _confirm(
         "back": _back(request, given),
         "correlation": new_correlation(),
         "why": why,
-        "live": None,
     }
-    return page("confirm.html", common(request) | context, code)
+    return page("confirm.html", still(request) | context, code)
 
 
 @router.get("/do/{name}")

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from icefarm_broker import BrokerError, LoginRefusedError
 from icefarm_control.web import live
 from icefarm_control.web.access import (
+    Follower,
     Viewer,
     check_token,
     log_in,
@@ -20,9 +21,12 @@ from icefarm_control.web.access import (
     token,
 )
 from icefarm_control.web.pages import PAGES, Context, Page
-from icefarm_control.web.state import Web
+from icefarm_control.web.state import Trouble, Web
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+_TROUBLE = "/trouble"
+"""The events of pages that do not change themselves."""
 
 
 def _row_id(*names: str) -> str:
@@ -77,7 +81,6 @@ def common(request: Request) -> Context:
         "trouble": web.trouble(),
         "path": path,
         "here": here,
-        # Where the page's changes come from; none where it does not change.
         "live": f"/live{here}",
         "live_id": hashlib.sha1(here.encode()).hexdigest()[:8],
         "told": request.session.pop("told", None),
@@ -100,8 +103,31 @@ def away(request: Request) -> HTMLResponse:
 
 def fault(request: Request, error: HTTPException) -> HTMLResponse:
     """The page that says why there is no other one."""
-    context = common(request) | {"title": "That did not work", "why": error.detail, "live": None}
+    context = still(request) | {"title": "That did not work", "why": error.detail}
     return page("fault.html", context, error.status_code)
+
+
+def still(request: Request) -> Context:
+    """What a page is told of which nothing changes but what control has lost."""
+    return common(request) | {"live": _TROUBLE}
+
+
+def _stream(request: Request, render: live.Render) -> StreamingResponse:
+    """The events of a page that is open."""
+
+    def render_trouble(*more: Trouble) -> live.Blocks:
+        context = common(request) | {"title": ""}
+        context["trouble"] = [*more, *context["trouble"]]
+        return live.render_blocks(_environment, "base.html", context)
+
+    web: Web = request.app.state.web
+    events: AsyncIterator[bytes] = live.follow(web.changes, render, render_trouble)
+    return StreamingResponse(
+        events,
+        media_type="text/event-stream",
+        # A proxy must not keep events until it has many.
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
 
 
 def _serve(shown: Page) -> None:
@@ -109,24 +135,12 @@ def _serve(shown: Page) -> None:
         context = await shown.gather(request.app.state.web, request)
         return page(shown.template, common(request) | context)
 
-    async def follow(request: Request, _: Viewer) -> StreamingResponse:
-        web: Web = request.app.state.web
-
+    async def follow(request: Request, _: Follower) -> StreamingResponse:
         async def render() -> live.Blocks:
-            context = await shown.gather(web, request)
+            context = await shown.gather(request.app.state.web, request)
             return live.render_blocks(_environment, shown.template, common(request) | context)
 
-        def render_trouble() -> live.Blocks:
-            context = common(request) | {"title": ""}
-            return live.render_blocks(_environment, "base.html", context)
-
-        events: AsyncIterator[bytes] = live.follow(web.changes, render, render_trouble)
-        return StreamingResponse(
-            events,
-            media_type="text/event-stream",
-            # A proxy must not keep events until it has many.
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
+        return _stream(request, render)
 
     router.add_api_route(f"/live{shown.path}", follow, name=f"live {shown.path}")
     router.add_api_route(shown.path, show, name=shown.path)
@@ -134,6 +148,17 @@ def _serve(shown: Page) -> None:
 
 for _each in PAGES:
     _serve(_each)
+
+
+@router.get(_TROUBLE)
+async def follow_trouble(request: Request, _: Follower) -> StreamingResponse:
+    """What control has lost, for pages of which nothing else changes."""
+
+    async def render() -> live.Blocks:
+        context = common(request) | {"title": ""}
+        return live.render_blocks(_environment, "base.html", context)
+
+    return _stream(request, render)
 
 
 def inside(back: str) -> str:

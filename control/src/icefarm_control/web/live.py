@@ -9,19 +9,23 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from fastapi import HTTPException
 from jinja2 import Environment
 
 from icefarm_control.web.reading import Changes, DatabaseAwayError
+from icefarm_control.web.state import Trouble
 
 _TOGETHER = 0.2
 """Seconds: the shortest between two looks, so that what happens at once is sent together."""
 _SILENT = 15.0
 """Seconds after which something is sent, by which a server notices a browser that has gone."""
+_MISSING = "What this page is about is not there any more: it is shown as it was."
 _ROW = re.compile(r'<tr id="([^"]+)".*?</tr>', re.DOTALL)
 
 Blocks = dict[str, str]
 """Each element's HTML by its id."""
 Context = dict[str, Any]
+Render = Callable[[], Awaitable[Blocks]]
 
 
 def render_blocks(environment: Environment, template: str, context: Context) -> Blocks:
@@ -70,10 +74,13 @@ def _lines(text: str) -> list[str]:
 
 async def follow(
     changes: Changes,
-    render: Callable[[], Awaitable[Blocks]],
-    render_trouble: Callable[[], Blocks],
+    render: Render,
+    render_trouble: Callable[..., Blocks],
 ) -> AsyncIterator[bytes]:
-    """The events for a page, as long as it is open. While there is trouble, the page stays."""
+    """The events for a page, as long as it is open.
+
+    While there is trouble, or what it is about is not there, the page stays as it was and says so.
+    """
     sent: Blocks = {}
     while not changes.is_over:
         version = changes.version
@@ -81,6 +88,8 @@ async def follow(
             now = await render()
         except DatabaseAwayError:
             now = sent | render_trouble()
+        except HTTPException as missing:
+            now = sent | render_trouble(Trouble(_MISSING, missing.detail))
         changed = difference(sent, now)
         sent = now
         # A comment shows that the connection is alive, which otherwise nobody would notice.

@@ -31,6 +31,21 @@
     if (stands && trouble && !trouble.classList.contains("trouble")) location.reload();
   }
 
+  // Control ends, is not reached, or does not know any more who looks.
+  function lose(event) {
+    if (event.detail.status === 401) location.reload();
+    else sayUnconnected("This page has lost control, which may be starting anew: what is shown is as it was.");
+  }
+
+  function sayUnconnected(text) {
+    const place = document.getElementById("unconnected");
+    if (place.textContent === text) return;
+    place.textContent = text;
+    place.className = text && "trouble";
+  }
+
+  document.addEventListener("htmx:sse:error", lose);
+  document.addEventListener("htmx:sse:after:connection", () => sayUnconnected(""));
   document.addEventListener("htmx:after:swap", () => { showAll(); comeBack(); });
   document.addEventListener("htmx:sse:after:message", () => { showAll(); comeBack(); });
   setInterval(showAll, 10000);
