@@ -127,9 +127,13 @@ class Reading:
         """
         if self._changes.database_away is not None:
             raise DatabaseAwayError(self._changes.why_away)
+        # A browser that goes meanwhile would cost a connection, and a warning.
+        return await asyncio.shield(self._read(query, parameters or {}))
+
+    async def _read(self, query: str, parameters: dict[str, Any]) -> list[DictRow]:
         try:
             async with self._pool.connection() as connection, connection.cursor() as cursor:
-                return await all_rows(cursor, query, parameters or {})
+                return await all_rows(cursor, query, parameters)
         except (psycopg.OperationalError, psycopg.errors.UndefinedTable, PoolTimeout) as error:
             if not isinstance(error, psycopg.errors.QueryCanceled):
                 self._changes.lose(_first_line(error))
