@@ -69,8 +69,10 @@ def a_device(status: DeviceStatus = DeviceStatus.AVAILABLE) -> DeviceState:
 
 
 @pytest_asyncio.fixture
-async def agent(mosquitto: Mosquitto) -> AsyncIterator[Connection]:
-    """Reports as an agent does; it has the devices a and b."""
+async def agent(
+    control: Processes, mosquitto: Mosquitto, recorder: Recorder
+) -> AsyncIterator[Connection]:
+    """Reports as an agent does; it has the devices a and b, which control knows."""
     connection = Connection(
         BrokerAddress.parse(mosquitto.url),
         "agent-pi",
@@ -79,6 +81,7 @@ async def agent(mosquitto: Mosquitto) -> AsyncIterator[Connection]:
     async with connection:
         for name in ("a", "b"):
             await connection.publish(DeviceStateTopic("pi", name), a_device())
+        until(lambda: _availability(recorder) == 2)
         yield connection
 
 
@@ -88,6 +91,11 @@ def control(processes: Processes, recorder: Recorder) -> Processes:
     processes.control()
     until(lambda: _control_states(recorder)[-1:] == [Presence.ONLINE])
     return processes
+
+
+def _availability(recorder: Recorder) -> int | None:
+    told = recorder.of(AvailabilityTopic)
+    return told[-1].message.devices.available if told else None
 
 
 def _control_states(recorder: Recorder) -> list[Presence]:
@@ -525,7 +533,7 @@ async def test_nothing_is_reserved_for_who_has_stopped_waiting(
 ) -> None:
     """The request waits in control while the database does not answer, and is dropped then."""
     request = b'{"behaviour":"pulsecount","count":1,"on_session_end":"keep"}'
-    until(lambda: [r.message.devices.available for r in recorder.of(AvailabilityTopic)][-1:] == [2])
+    until(lambda: _availability(recorder) == 2)
     with psycopg.connect(database_url) as blocker:
         blocker.execute("LOCK TABLE answer IN ACCESS EXCLUSIVE MODE")
         # The first is under way already, the second one waits behind it.

@@ -185,7 +185,7 @@ def unrest(retained: dict[Topic, Any], ledger: Ledger) -> list[str]:
         topic
         for topic, state in retained.items()
         if isinstance(topic, AgentStateTopic | ControlStateTopic)
-        and state.status is Presence.ONLINE
+        and state.status == Presence.ONLINE
     ]
     if len(present) != len(AGENTS) + 1:
         faults.append(f"not control and {len(AGENTS)} agents are online, but {present}")
