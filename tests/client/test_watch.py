@@ -144,7 +144,7 @@ def a_farm(boards: int, reservations: int, *, online: bool = True) -> Seen:
     return Seen(
         is_connected=online,
         is_served=True,
-        agents=[icefarm.Agent("bench", True, AgentStatus.ONLINE, None, "1", boards)],
+        agents=[icefarm.Agent("bench", True, AgentStatus.ONLINE, None, "1", boards, "b")],
         boards=[
             icefarm.Board(
                 f"bench-{n}", "bench", "pico", "available", (), {}, None, None, None, None

@@ -72,6 +72,7 @@ class Agent:
         drains_until: when its holders' boards are taken back at last, where it is draining.
         version: of its software; None where it has not told.
         boards: how many it has.
+        boot_id: another one after each start of its process; None while it is offline.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Agent:
     drains_until: datetime | None
     version: str | None
     boards: int
+    boot_id: str | None
 
 
 class View:
@@ -247,6 +249,7 @@ class View:
                 drains_until=state.drains_until,
                 version=state.version,
                 boards=sum(agent == name for agent, _ in self.devices),
+                boot_id=state.boot_id,
             )
             for name, state in sorted(self.agents.items())
         ]

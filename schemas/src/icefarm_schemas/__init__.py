@@ -39,6 +39,8 @@ from icefarm_schemas.message import (
 from icefarm_schemas.names import MAX_NAME_LENGTH, Name, check_name
 from icefarm_schemas.operators import (
     DEFAULT_DRAIN_DEADLINE,
+    MAX_AUDIT,
+    MAX_DRAIN_DEADLINE,
     AgentCommand,
     AgentWish,
     AuditEntry,
@@ -107,6 +109,8 @@ __all__ = [
     "DEFAULT_DEVICE_GRACE",
     "DEFAULT_DRAIN_DEADLINE",
     "DEFAULT_DURATION",
+    "MAX_AUDIT",
+    "MAX_DRAIN_DEADLINE",
     "MAX_LEASE",
     "MAX_NAME_LENGTH",
     "MAX_PAYLOAD_BYTES",

@@ -2,13 +2,18 @@
 
 from icefarm.cli import (  # noqa: F401  (their commands)
     attach,
+    audit,
     console,
     doctor,
+    draining,
     evaluate,
     farms,
     firmware,
     history,
     local,
+    logs,
+    mending,
+    overruling,
     reservations,
     show,
     watch,

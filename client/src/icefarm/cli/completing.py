@@ -9,20 +9,30 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import typer
 
 from icefarm.async_client import AsyncClient
+from icefarm.cli.typed import find
 from icefarm.configuration import locate, read_configuration
 from icefarm.errors import FarmError
-from icefarm.view import Board
+from icefarm.view import Agent, Board
 from icefarm_schemas import ReservationState
 
 _REACHING = 0.5
 """Seconds."""
 _ASKING = 0.7
 
-Seen = tuple[list[Board], list[ReservationState]]
+
+@dataclass(frozen=True)
+class Seen:
+    """What the farm has, and which user asks."""
+
+    user: str
+    agents: list[Agent]
+    boards: list[Board]
+    reservations: list[ReservationState]
 
 
 def complete_farm(incomplete: str) -> list[str]:
@@ -34,20 +44,39 @@ def complete_farm(incomplete: str) -> list[str]:
     return [farm for farm in farms if farm.startswith(incomplete)]
 
 
+def complete_agent(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Agents of the farm."""
+    return _complete(ctx, incomplete, lambda seen: (agent.name for agent in seen.agents))
+
+
 def complete_board(ctx: typer.Context, incomplete: str) -> list[str]:
     """Boards of the farm."""
-    return _complete(ctx, incomplete, lambda seen: (board.name for board in seen[0]))
+    return _complete(ctx, incomplete, lambda seen: (board.name for board in seen.boards))
 
 
 def complete_reservation(ctx: typer.Context, incomplete: str) -> list[str]:
     """Reservations of this user."""
-    return _complete(ctx, incomplete, lambda seen: (state.reservation for state in seen[1]))
+    return _complete(
+        ctx,
+        incomplete,
+        lambda seen: (s.reservation for s in seen.reservations if s.client == seen.user),
+    )
+
+
+def complete_any_reservation(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Everybody's reservations."""
+    return _complete(ctx, incomplete, lambda seen: (s.reservation for s in seen.reservations))
+
+
+def complete_client(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Users who have reservations."""
+    return _complete(ctx, incomplete, lambda seen: (s.client for s in seen.reservations))
 
 
 def complete_behaviour(ctx: typer.Context, incomplete: str) -> list[str]:
     """What boards of the farm can do."""
     return _complete(
-        ctx, incomplete, lambda seen: (name for board in seen[0] for name in board.behaviours)
+        ctx, incomplete, lambda seen: (name for board in seen.boards for name in board.behaviours)
     )
 
 
@@ -57,7 +86,7 @@ def _complete(
     # What goes wrong belongs to the command, not into the line that is being typed.
     logging.disable()
     try:
-        seen = _look(ctx.params.get("farm"), ctx.params.get("name"))
+        seen = _look(find(ctx, "farm"), find(ctx, "name"))
     except (FarmError, TimeoutError, OSError):
         return []
     return sorted({name for name in choose(seen) if name.startswith(incomplete)})
@@ -68,7 +97,12 @@ def _look(farm: str | None, name: str | None) -> Seen:
 
     async def look() -> Seen:
         async with asyncio.timeout(_ASKING), AsyncClient(farm, name=name) as client:
-            return await client.boards(), await client.reservations()
+            return Seen(
+                client.name,
+                await client.agents(),
+                await client.boards(),
+                await client.reservations(everybody=True),
+            )
 
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         return runner.run(look())

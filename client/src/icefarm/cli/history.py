@@ -17,8 +17,12 @@ Since = Annotated[
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
-def _moment(text: str | None) -> datetime | None:
-    """A time, or how long ago it was."""
+def moment_of(text: str | None) -> datetime | None:
+    """A time, or how long ago it was.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
     if text is None:
         return None
     try:
@@ -81,7 +85,7 @@ def history(
 
     Example: icefarm history --board bench-1-1 --since 7d
     """
-    moment = _moment(since)
+    moment = moment_of(since)
     with options.open() as farm:
         found = farm.history(
             client=client, board=board, reservation=reservation, since=moment, limit=limit
@@ -101,7 +105,7 @@ def usage(options: FarmOptions, since: Since = None, as_json: Json = False) -> N
 
     Example: icefarm usage --since 30d
     """
-    moment = _moment(since)
+    moment = moment_of(since)
     with options.open() as farm:
         found = farm.usage(since=moment)
         if as_json:

@@ -61,7 +61,8 @@ def _show(state: ReservationState, words: str, as_json: bool) -> None:
         out.print(line, soft_wrap=True)
 
 
-def _local(moment: datetime | None) -> str:
+def local(moment: datetime | None) -> str:
+    """A time, as people here read it."""
     return "" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
@@ -157,7 +158,7 @@ def reserve(
                 priority=priority,
                 board_grace=board_grace,
             )
-            _show(reservation.state, f"is ready until {_local(reservation.expires_at)}", as_json)
+            _show(reservation.state, f"is ready until {local(reservation.expires_at)}", as_json)
 
     run(work())
 
@@ -178,7 +179,7 @@ def extend(
     with options.open() as farm:
         longer = partial(farm.extend, duration=duration)
         for state in _on_each(reservations or [], board, everything, longer):
-            _show(state, f"now ends {_local(state.expires_at)}", as_json)
+            _show(state, f"now ends {local(state.expires_at)}", as_json)
 
 
 @command

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from icefarm.cli.app import FarmOptions, Json, command, out, print_json
+from icefarm.cli.app import FarmOptions, Group, Json, out, print_json
 from icefarm.cli.tables import Cell, Column, Table, print_table
 from icefarm.view import Agent, Board
 from icefarm_schemas import AgentStatus, ReservationState, ReservationStatus, utc_now
@@ -108,7 +108,7 @@ def _whereabouts(state: ReservationState) -> Cell:
     return Cell(", ".join(device.device for device in state.devices))
 
 
-@command
+@Group
 def boards(options: FarmOptions, as_json: Json = False) -> None:
     """List the boards of the farm.
 
@@ -127,7 +127,7 @@ def boards(options: FarmOptions, as_json: Json = False) -> None:
         print("The farm has no boards; is an agent running? `icefarm agents` lists them.")
 
 
-@command
+@Group
 def agents(options: FarmOptions, as_json: Json = False) -> None:
     """List the agents of the farm: the machines that have boards.
 
@@ -144,7 +144,7 @@ def agents(options: FarmOptions, as_json: Json = False) -> None:
         print("The farm has no agents yet.")
 
 
-@command
+@Group
 def reservations(
     options: FarmOptions,
     everybody: Annotated[

@@ -54,7 +54,7 @@ class Table:
     def add(self, *cells: str | Cell) -> None:
         """Add a row; line breaks and control characters in it are shown as spaces."""
         row = (cell if isinstance(cell, Cell) else Cell(cell) for cell in cells)
-        self.rows.append([Cell(_on_one_line(cell.text), cell.colour) for cell in row])
+        self.rows.append([Cell(on_one_line(cell.text), cell.colour) for cell in row])
 
     def lines(self, width: int | None, *, coloured: bool) -> Iterable[str]:
         """The titles and the rows, none wider than `width`, where one is given."""
@@ -116,7 +116,8 @@ def _needed(widths: Sequence[int]) -> int:
     return sum(shown) + len(_GAP) * (len(shown) - 1)
 
 
-def _on_one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
+    """The text, with spaces for line breaks and for what would steer a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
