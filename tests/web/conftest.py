@@ -3,13 +3,20 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
-from support.processes import Processes, wait_for_boards
+from playwright.sync_api import Browser as Chromium
+from support.processes import Processes, script, wait_for_boards
 from support.waiting import until
 
-from icefarm_broker.mosquitto import Mosquitto
+import icefarm
+from icefarm_broker.accounts import Account, Role, write_accounts
+from icefarm_broker.mosquitto import Mosquitto, free_port
+
+from . import browsing
+from .browsing import Window
 
 
 class Browser(httpx.Client):
@@ -75,3 +82,46 @@ def browser(stranger: Browser) -> Browser:
     assert stranger.login("ann").status_code == 303
     until(lambda: "has lost" not in stranger.page("/") and "leads yet" not in stranger.page("/"))
     return stranger
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, database_url: str) -> Iterator[str]:
+    """The dashboard of a farm with accounts, whose passwords are their names."""
+    roles = {
+        "control": Role.CONTROL,
+        "bench": Role.AGENT,
+        "ann": Role.CLIENT,
+        "olga": Role.OPERATOR,
+        "otto": Role.OBSERVER,
+    }
+    accounts = [Account(name, name, role) for name, role in roles.items()]
+    with Mosquitto(tmp_path / "broker", free_port(), write_accounts(accounts, tmp_path)) as broker:
+        url = broker.url.replace("//", "//control:control@")
+        processes = Processes(url, database_url, tmp_path)
+        processes.control(web=True)
+        processes.start(
+            "agent",
+            script("icefarm-agent"),
+            *("--name", "bench", "--virtual-boards", "1", "--virtual-speed", "20"),
+            *("--broker", broker.url.replace("//", "//bench:bench@")),
+        )
+        with icefarm.Client(broker.url.replace("//", "//ann:ann@")) as ann:
+            until(lambda: ann.is_served() and [b.status for b in ann.boards()] == ["available"])
+        yield processes.dashboard()
+        processes.stop()
+        print(processes.logs())
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    """A browser for the tests of a module; each person in them has a window of his own."""
+    with browsing.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def ann(chromium: Chromium, farm: Processes, mosquitto: Mosquitto) -> Iterator[Window]:
+    """A window in which ann is logged in, whose broker takes anybody: so she is an operator."""
+    with browsing.window(chromium, farm.dashboard()) as window:
+        window.login("ann")
+        yield window

@@ -1,46 +1,8 @@
 """Who may look and who may act: logins, roles, and requests that others forge."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import httpx
-import pytest
-from support.processes import Processes, script
-from support.waiting import until
-
-import icefarm
-from icefarm_broker.accounts import Account, Role, write_accounts
-from icefarm_broker.mosquitto import Mosquitto, free_port
 
 from .conftest import Browser
-
-
-@pytest.fixture
-def guarded(tmp_path: Path, database_url: str) -> Iterator[str]:
-    """The dashboard of a farm with accounts, whose passwords are their names."""
-    roles = {
-        "control": Role.CONTROL,
-        "bench": Role.AGENT,
-        "ann": Role.CLIENT,
-        "olga": Role.OPERATOR,
-        "otto": Role.OBSERVER,
-    }
-    accounts = [Account(name, name, role) for name, role in roles.items()]
-    with Mosquitto(tmp_path / "broker", free_port(), write_accounts(accounts, tmp_path)) as broker:
-        url = broker.url.replace("//", "//control:control@")
-        processes = Processes(url, database_url, tmp_path)
-        processes.control(web=True)
-        processes.start(
-            "agent",
-            script("icefarm-agent"),
-            *("--name", "bench", "--virtual-boards", "1", "--virtual-speed", "20"),
-            *("--broker", broker.url.replace("//", "//bench:bench@")),
-        )
-        with icefarm.Client(broker.url.replace("//", "//ann:ann@")) as ann:
-            until(lambda: ann.is_served() and [b.status for b in ann.boards()] == ["available"])
-        yield processes.dashboard()
-        processes.stop()
-        print(processes.logs())
 
 
 def test_roles(guarded: str) -> None:

@@ -4,19 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, ViewportSize
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import Page, ViewportSize
 
-from .browsing import DESKTOP, PHONE, Scheme, chromium, window
+from .browsing import DESKTOP, PHONE, Scheme, window
 from .lab import Lab, a_lab
 
 _TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 _GRAVE = ("serious", "critical")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +35,7 @@ def barriers(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_every_page(lab: Lab, browser: Browser, size: ViewportSize, scheme: Scheme) -> None:
+def test_every_page(lab: Lab, chromium: Chromium, size: ViewportSize, scheme: Scheme) -> None:
     missing = {
         "/nothing": 404,
         "/agents/nobody": 404,
@@ -48,7 +43,7 @@ def test_every_page(lab: Lab, browser: Browser, size: ViewportSize, scheme: Sche
         "/reservations/none": 404,
     }
     faults = []
-    with window(browser, lab.url, size, scheme) as opened:
+    with window(chromium, lab.url, size, scheme) as opened:
         for path in ("/login", *lab.pages.values(), *missing):
             if path == lab.pages["overview"]:
                 opened.login("olga")
