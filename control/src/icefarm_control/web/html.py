@@ -14,6 +14,7 @@ from icefarm_control.web import live
 from icefarm_control.web.access import (
     Follower,
     Viewer,
+    check_key,
     check_token,
     log_in,
     page_user,
@@ -94,11 +95,15 @@ def page(template: str, context: Context, code: int = 200) -> HTMLResponse:
 
 def away(request: Request) -> HTMLResponse:
     """The page in the place of one that the database is needed for."""
-    return page(
+    answer = page(
         "away.html",
         common(request) | {"title": "No database"},
         status.HTTP_503_SERVICE_UNAVAILABLE,
     )
+    if session_user(request) is None:
+        # Who is logged in hears of it by the events of the page.
+        answer.headers["Refresh"] = "5"
+    return answer
 
 
 def fault(request: Request, error: HTTPException) -> HTMLResponse:
@@ -167,7 +172,7 @@ def inside(back: str) -> str:
     return back if is_inside and back.isprintable() else "/"
 
 
-@router.get("/login")
+@router.get("/login", dependencies=[Depends(check_key)])
 async def login_form(request: Request, back: str = "/") -> Response:
     """Ask who it is."""
     if session_user(request) is not None:
@@ -176,7 +181,7 @@ async def login_form(request: Request, back: str = "/") -> Response:
     return page("login.html", context)
 
 
-@router.post("/login")
+@router.post("/login", dependencies=[Depends(check_key)])
 async def login(
     request: Request,
     name: Annotated[str, Form(max_length=64)] = "",

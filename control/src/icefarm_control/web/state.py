@@ -7,6 +7,7 @@ from icefarm_control.web.accounts import Accounts
 from icefarm_control.web.acting import Operating
 from icefarm_control.web.reading import Changes, Reading
 from icefarm_control.web.seen import Seen
+from icefarm_control.web.sessions import SessionKey
 from icefarm_schemas import Presence
 
 
@@ -37,7 +38,7 @@ class Web:
     seen: Seen
     accounts: Accounts
     operating: Operating
-    key: str
+    key: SessionKey
 
     def trouble(self) -> list[Trouble]:
         """What is wrong with control now."""
