@@ -49,7 +49,7 @@ async def _serve(
     async with dashboard(url, address, seen, changes) as app:
         app.include_router(observing_router(health))
         try:
-            await serve(app, *place, "the dashboard is")
+            await serve(app, *place, "the dashboard is", "--web")
         finally:
             # Pages that are open wait for changes, and would keep the server from its end.
             changes.end()

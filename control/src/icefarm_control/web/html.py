@@ -177,8 +177,21 @@ async def login_form(request: Request, back: str = "/") -> Response:
     """Ask who it is."""
     if session_user(request) is not None:
         return RedirectResponse(inside(back), status.HTTP_303_SEE_OTHER)
-    context = common(request) | {"title": "Log in", "back": back, "name": "", "why": None}
-    return page("login.html", context)
+    return await _login_page(request, back)
+
+
+async def _login_page(
+    request: Request, back: str, name: str = "", why: str | None = None, code: int = 200
+) -> HTMLResponse:
+    web: Web = request.app.state.web
+    context = {
+        "title": "Log in",
+        "back": back,
+        "name": name,
+        "why": why,
+        "anybody": await web.accounts.takes_anybody(),
+    }
+    return page("login.html", common(request) | context, code)
 
 
 @router.post("/login", dependencies=[Depends(check_key)])
@@ -202,8 +215,7 @@ async def login(
     else:
         log_in(request, user)
         return RedirectResponse(inside(back), status.HTTP_303_SEE_OTHER)
-    context = common(request) | {"title": "Log in", "back": back, "name": name, "why": why}
-    return page("login.html", context, code)
+    return await _login_page(request, back, name, why, code)
 
 
 @router.post("/logout", dependencies=[Depends(page_user)])
