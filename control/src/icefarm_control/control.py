@@ -11,8 +11,8 @@ from icefarm_control.leader import Leader
 from icefarm_control.leadership import Leadership, LeadershipLostError
 from icefarm_control.observing import observing_router
 from icefarm_control.requests import Requests
+from icefarm_control.web.changes import Changes
 from icefarm_control.web.parts import dashboard
-from icefarm_control.web.reading import Changes
 from icefarm_control.web.seen import Seen
 
 _PAUSE = 0.5
@@ -35,7 +35,8 @@ async def run_control(
         tasks.create_task(health.watch(url))
         if web is not None:
             tasks.create_task(_serve(web, url, address, health, seen, changes))
-        tasks.create_task(_control(url, address, seen))
+        # What only the dashboard shows comes only where there is one.
+        tasks.create_task(_control(url, address, seen if web is not None else None))
 
 
 async def _serve(
@@ -55,7 +56,7 @@ async def _serve(
             changes.end()
 
 
-async def _control(url: str, address: BrokerAddress, seen: Seen) -> None:
+async def _control(url: str, address: BrokerAddress, seen: Seen | None) -> None:
     answering, reading, leading = databases = [Database(url) for _ in range(3)]
     try:
         for database in databases:

@@ -103,7 +103,9 @@ def follower(request: Request) -> User:
 
     Raises:
         HTTPException: nobody is logged in any more: the page is to be loaded anew.
+        DatabaseAwayError: nobody can be known to be.
     """
+    check_key(request)
     user = session_user(request)
     if user is None:
         raise HTTPException(status.HTTP_401_UNAUTHORIZED, "nobody is logged in any more")

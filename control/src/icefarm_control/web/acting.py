@@ -11,7 +11,8 @@ from starlette.datastructures import QueryParams
 from icefarm_control.database import Database
 from icefarm_control.operators import Operator, carry_out
 from icefarm_control.web.accounts import User
-from icefarm_control.web.reading import Changes, DatabaseAwayError
+from icefarm_control.web.changes import Changes
+from icefarm_control.web.reading import DatabaseAwayError
 from icefarm_schemas import (
     ConcernedAgent,
     ConcernedDevice,

@@ -1,7 +1,7 @@
 """Serving the pages: as HTML, as the events of their changes, and logging in and out."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -21,6 +21,7 @@ from icefarm_control.web.access import (
     session_user,
     token,
 )
+from icefarm_control.web.changes import About
 from icefarm_control.web.pages import PAGES, Context, Page
 from icefarm_control.web.state import Trouble, Web
 
@@ -117,8 +118,10 @@ def still(request: Request) -> Context:
     return common(request) | {"live": _TROUBLE}
 
 
-def _stream(request: Request, render: live.Render) -> StreamingResponse:
-    """The events of a page that is open."""
+def _stream(
+    request: Request, render: live.Render, shown: Collection[About] = ()
+) -> StreamingResponse:
+    """The events of a page that is open; `shown` is what is on it and not on all pages."""
 
     def render_trouble(*more: Trouble) -> live.Blocks:
         context = common(request) | {"title": ""}
@@ -126,7 +129,7 @@ def _stream(request: Request, render: live.Render) -> StreamingResponse:
         return live.render_blocks(_environment, "base.html", context)
 
     web: Web = request.app.state.web
-    events: AsyncIterator[bytes] = live.follow(web.changes, render, render_trouble)
+    events: AsyncIterator[bytes] = live.follow(web.changes, shown, render, render_trouble)
     return StreamingResponse(
         events,
         media_type="text/event-stream",
@@ -145,7 +148,7 @@ def _serve(shown: Page) -> None:
             context = await shown.gather(request.app.state.web, request)
             return live.render_blocks(_environment, shown.template, common(request) | context)
 
-        return _stream(request, render)
+        return _stream(request, render, shown.shows(request))
 
     router.add_api_route(f"/live{shown.path}", follow, name=f"live {shown.path}")
     router.add_api_route(shown.path, show, name=shown.path)

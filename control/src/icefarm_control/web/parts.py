@@ -11,7 +11,8 @@ from icefarm_control.database import Database
 from icefarm_control.web.accounts import Accounts
 from icefarm_control.web.acting import Operating
 from icefarm_control.web.app import make_app
-from icefarm_control.web.reading import Changes, Reading
+from icefarm_control.web.changes import Changes
+from icefarm_control.web.reading import Reading
 from icefarm_control.web.seen import Seen
 from icefarm_control.web.sessions import SessionKey
 from icefarm_control.web.state import Web
