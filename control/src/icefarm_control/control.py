@@ -70,13 +70,18 @@ async def _control(url: str, address: BrokerAddress, seen: Seen | None) -> None:
 
 
 async def _lead(database: Database, url: str, address: BrokerAddress) -> None:
+    is_told = False
     while True:
         try:
             async with Leadership(url) as leadership:
                 log.info("this process leads")
+                is_told = False
                 await Leader(database, address, leadership).run()
         except* LeadershipLostError as lost:
-            log.warning("this process does not lead any more: %s", lost.exceptions[0])
+            # As long as the database is away, each attempt to lead again fails as well.
+            if not is_told:
+                log.warning("this process does not lead any more: %s", lost.exceptions[0])
+            is_told = True
         except* TakenOverError as taken:
             log.warning("another process leads: %s", taken.exceptions[0])
         await asyncio.sleep(_PAUSE)
