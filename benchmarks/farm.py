@@ -117,7 +117,7 @@ async def running_control(farm: Farm) -> AsyncIterator[Control]:
             command = profiling.script(
                 f"{farm.name}-{name}",
                 "icefarm-control",
-                *("--broker", farm.url, "--database", farm.database),
+                *("--broker", farm.url, "--database", farm.database, "--no-web"),
             )
             processes.append(
                 await stack.enter_async_context(running(name, command, farm.logs, spoken_to=False))

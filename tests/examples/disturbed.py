@@ -38,7 +38,9 @@ class DisturbedFarm:
         self._mosquitto = Mosquitto(directory / "broker", free_port(), bind=network.address(LAB))
         self._variables = {"ICEFARM_BROKER": self._mosquitto.url, "PYTHONUNBUFFERED": "1"}
         self._broker = self._part("broker", *self._mosquitto.command())
-        self._control = self._part("control", script("icefarm-control"), "--database", database_url)
+        self._control = self._part(
+            "control", *(script("icefarm-control"), "--database", database_url, "--no-web")
+        )
         self._agent = self._part(
             "agent",
             *(script("icefarm-agent"), "--name", "lab"),

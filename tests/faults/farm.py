@@ -67,7 +67,7 @@ class FaultFarm:
         if name == DATABASE:
             return self._postgres()
         if name in CONTROLS:
-            control = [script("icefarm-control"), "--database", self.database_url(name)]
+            control = [script("icefarm-control"), "--database", self.database_url(name), "--no-web"]
             return [*self._clock(name), *control]
         if name in AGENTS:
             options = ["--virtual-boards", str(BOARDS), "--virtual-speed", "20"]

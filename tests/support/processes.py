@@ -45,9 +45,12 @@ class Processes:
         """In which client tools find the farm."""
         return {**os.environ, "ICEFARM_BROKER": self._broker, "COLUMNS": "200", "NO_COLOR": "1"}
 
-    def control(self, name: str = "control", *, web: bool = False) -> subprocess.Popen[bytes]:
-        """Start control; several share the work, so each needs a name for its log."""
-        place = ("--web", "127.0.0.1:0") if web else ("--no-web",)
+    def control(self, name: str = "control", *, web: bool | str = False) -> subprocess.Popen[bytes]:
+        """Start control; several share the work, so each needs a name for its log.
+
+        `web` may be where the dashboard is to be; else it is at a free port.
+        """
+        place = ("--web", web if isinstance(web, str) else "127.0.0.1:0") if web else ("--no-web",)
         return self.start(name, script("icefarm-control"), "--database", self._database, *place)
 
     def dashboard(self, name: str = "control") -> str:

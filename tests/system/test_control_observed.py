@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +117,23 @@ def test_somebody_has_to_lead(control: str, processes: Processes) -> None:
         until_ready(second)
     assert samples(second)["icefarm_control_leads"] == 1
     until(lambda: samples(control)["icefarm_control_leads"] == 0)
+
+
+def test_a_port_that_is_taken_keeps_nobody_from_boards(
+    processes: Processes, mosquitto: Mosquitto
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        processes.control(web=place)
+        processes.agent("bench", boards=1)
+        wait_for_boards(mosquitto.url, 1)
+        with icefarm.Client(mosquitto.url) as client, client.reserve(1):
+            [said] = [line for line in processes.output("control").splitlines() if place in line]
+            assert "Address already in use" in said
+            assert "All else works. Choose another place by --web" in said
+    assert processes.dashboard() == f"http://{place}"
+    until_ready(f"http://{place}")
+    assert processes.output("control").count("tried again") == 1
 
 
 def test_what_happens_on_a_farm_is_counted(

@@ -1,6 +1,7 @@
 """`icefarm up` and `icefarm demo`: a whole farm by one command, and nothing left of it."""
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import httpx
 import psutil
 from support.local_farm import a_farm
 from support.processes import script
@@ -41,6 +43,26 @@ def test_up_runs_a_farm_until_two_quick_interrupts(tmp_path: Path) -> None:
     assert processes_on(str(tmp_path)) == []
     assert processes_on(f"mqtt://127.0.0.1:{port}") == []
     assert "nothing is left running" in (tmp_path / "up.txt").read_text()
+
+
+def dashboard_of(output: Path) -> str:
+    """The address that a farm has said, where its dashboard is served."""
+    [url] = re.findall(r"^Dashboard: (http://127\.0\.0\.1:\d+)$", output.read_text(), re.MULTILINE)
+    assert "iCEFARM" in httpx.get(f"{url}/login").text
+    return str(url)
+
+
+def test_each_farm_has_a_dashboard_of_its_own(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for directory in (one, other):
+        directory.mkdir()
+    with a_farm(one, free_port(), "--boards", "1"), a_farm(other, free_port(), "--boards", "1"):
+        found = [dashboard_of(directory / "up.txt") for directory in (one, other)]
+        assert found[0] != found[1]
+        for directory in (one, other):
+            log = (directory / "logs" / "control.log").read_text()
+            assert "the dashboard is at" in log
+            assert "WARNING" not in log
 
 
 def test_what_is_reserved_survives_the_end_of_a_farm(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ def test_roles(guarded: str) -> None:
         )
         assert stranger.get("/live/boards").status_code == 401
         assert stranger.get("/api/v1/boards").status_code == 401
+        assert "This farm has accounts" in stranger.page("/login")
         refused = stranger.login("olga", "wrong")
         assert refused.status_code == 403
         assert "not its password" in refused.text
@@ -70,6 +71,10 @@ def test_forged_requests_are_refused(browser: Browser) -> None:
     assert not cookie or ("httponly" in cookie and "samesite=strict" in cookie)
     assert browser.post("/logout", data={"csrf": token}).status_code == 303
     assert browser.get("/").status_code == 303
+
+
+def test_a_stranger_is_told_what_to_type(stranger: Browser) -> None:
+    assert "type any name, and leave the password empty" in stranger.page("/login")
 
 
 def test_nobody_is_sent_elsewhere_after_a_login(stranger: Browser) -> None:

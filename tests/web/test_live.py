@@ -30,6 +30,37 @@ def test_a_change_is_seen_in_an_open_page_within_a_second(
             assert "bench-2" not in came
 
 
+def test_what_an_agent_says_of_a_board_is_seen_in_open_pages(
+    browser: Browser, mosquitto: Mosquitto
+) -> None:
+    with (
+        browser.live("/boards/bench/bench-1") as of_board,
+        browser.live("/boards/bench/bench-2") as of_other,
+        browser.live("/agents/bench") as of_agent,
+        icefarm.Client(mosquitto.url, name="bob") as bob,
+    ):
+        for events in (of_board, of_other, of_agent):
+            next(events)
+        with (
+            bob.reserve(boards=["bench-1"], behaviour="serial") as held,
+            held.console(timeout=30) as console,
+        ):
+            console.readline(timeout=10)
+            assert any("a stream is open" in event for event in of_board)
+        for events in (of_board, of_agent):
+            assert any(" is over: " in event for event in events)
+        # An event that comes after it.
+        browser.post(
+            "/api/v1/boards/note",
+            json={"devices": ["bench-2"], "text": "look here"},
+            headers={"X-CSRF-Token": browser.token()},
+        )
+        for event in of_other:
+            assert "live-log" not in event
+            if "look here" in event:
+                break
+
+
 @contextmanager
 def no_database(postgres: str, url: str) -> Iterator[None]:
     """A database that ends all connections and takes none, as long as the block."""

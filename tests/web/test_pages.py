@@ -19,6 +19,12 @@ def test_pages_say_what_the_farm_has(browser: Browser, mosquitto: Mosquitto) -> 
             assert board in page
             assert "bob" in page
             assert held.id in page
+        said = browser.get(f"/api/v1/boards/bench/{board}").json()
+        assert (said["status"], said["arguments"], said["repairs"]) == ("ready", {}, 0)
+        assert held.id in said["reservation"]
+        assert f'since <time datetime="{said["since"][:19]}' in browser.page(
+            f"/boards/bench/{board}"
+        )
         assert "1</b> of 2" in browser.page("/")
         assert "pulsecount" in browser.page("/")
         assert held.id in browser.page("/reservations")

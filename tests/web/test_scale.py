@@ -16,7 +16,8 @@ from .conftest import Browser
 
 async def test_ten_thousand_boards(processes: Processes, mosquitto: Mosquitto) -> None:
     processes.control(web=True)
-    with Browser(base_url=processes.dashboard()) as browser:
+    # Control takes in all these boards while somebody logs in.
+    with Browser(base_url=processes.dashboard(), timeout=30) as browser:
         async with (
             reported_devices(mosquitto.url, 10, 1000),
             icefarm.AsyncClient(mosquitto.url, name="bob") as bob,

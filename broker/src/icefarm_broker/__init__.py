@@ -23,7 +23,7 @@ from icefarm_broker.happenings import (
     Received,
     Synced,
 )
-from icefarm_broker.login import may_publish
+from icefarm_broker.login import may_publish, takes_anybody
 from icefarm_broker.requester import Requester
 from icefarm_broker.retained import RetainedStates
 from icefarm_broker.stream import Stream
@@ -55,4 +55,5 @@ __all__ = [
     "Synced",
     "TakenOverError",
     "may_publish",
+    "takes_anybody",
 ]

@@ -39,12 +39,14 @@ def host_and_port(text: str) -> tuple[str, int]:
 
 
 @asynccontextmanager
-async def served(app: Any, place: tuple[str, int] | None, what: str) -> AsyncIterator[None]:
+async def served(
+    app: Any, place: tuple[str, int] | None, what: str, option: str
+) -> AsyncIterator[None]:
     """`serve` at a host and port as long as the block runs; without a place, not at all."""
     if place is None:
         yield
         return
-    serving = asyncio.create_task(serve(app, *place, what))
+    serving = asyncio.create_task(serve(app, *place, what, option))
     try:
         yield
     finally:
@@ -52,9 +54,13 @@ async def served(app: Any, place: tuple[str, int] | None, what: str) -> AsyncIte
         await asyncio.wait([serving])
 
 
-async def serve(app: Any, host: str, port: int, what: str) -> None:
-    """Serve an ASGI application for ever; log that `what`, such as "metrics are", is there."""
-    listener = await _listen(host, port, what)
+async def serve(app: Any, host: str, port: int, what: str, option: str) -> None:
+    """Serve an ASGI application for ever; log that `what`, such as "metrics are", is there.
+
+    While the port is somebody else's, it is tried again and again. That is logged once, with the
+    `option` by which another one is chosen.
+    """
+    listener = await _listen(host, port, what, option)
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -73,7 +79,7 @@ async def serve(app: Any, host: str, port: int, what: str) -> None:
         await serving
 
 
-async def _listen(host: str, port: int, what: str) -> socket.socket:
+async def _listen(host: str, port: int, what: str, option: str) -> socket.socket:
     said = False
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
@@ -81,7 +87,11 @@ async def _listen(host: str, port: int, what: str) -> socket.socket:
             return socket.create_server((host, port), family=family)
         except OSError as error:
             if not said:
-                log.warning("%s not at %s:%d yet: %s", what, host, port, error.strerror)
+                log.warning(
+                    "%s not at %s:%d: %s. All else works. Choose another place by %s, or end what "
+                    "has this one; it is tried again every %g s",
+                    *(what, host, port, error.strerror, option, _AGAIN),
+                )
             said = True
         await asyncio.sleep(_AGAIN)
 

@@ -5,6 +5,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icefarm.async_client import AsyncClient
+from icefarm_broker.mosquitto import free_port
 from icefarm_broker.service import EXIT_RESTART
 
 _STOP_TIMEOUT = 15.0
@@ -21,6 +23,7 @@ _PAUSE = 1.0
 _MOST_RESTARTS = 5
 """Within a minute; a part that ends more often will not be helped by another start."""
 
+_DASHBOARD_PORT = 8080
 _PR_SET_PDEATHSIG = 1
 
 
@@ -123,7 +126,10 @@ class Farm:
         port: of the broker, on 127.0.0.1.
         boards: how many virtual boards, spread over the agents.
         speed: how many times faster than real boards they are.
+        with_dashboard: whether control serves it, on 127.0.0.1.
         say: called with what is worth telling.
+
+    `dashboard` is its address, once the farm has been started.
     """
 
     def __init__(
@@ -134,12 +140,14 @@ class Farm:
         boards: int,
         agents: int,
         speed: float,
+        with_dashboard: bool,
         say: Callable[[str], None],
     ) -> None:
         self.directory = directory
         self.port = port
         self.url = f"mqtt://127.0.0.1:{port}"
-        self._boards = boards
+        self.dashboard = ""
+        self._boards, self._with_dashboard = boards, with_dashboard
         logs = directory / "logs"
         logs.mkdir(parents=True, exist_ok=True)
 
@@ -211,7 +219,7 @@ class Farm:
                 while not (self._url_file.exists() and await _answers(self.port)):
                     self.check()
                     await asyncio.sleep(0.05)
-                self.control.command += ["--database", self._url_file.read_text()]
+                self.control.command += ["--database", self._url_file.read_text(), *self._web()]
                 for part in (self.control, *self.agents):
                     await part.start()
                 await self._until_available()
@@ -220,6 +228,13 @@ class Farm:
                 f"the farm did not start within {_START_TIMEOUT:g} s; "
                 + "; ".join(f"{part.name}: {part.last_words()}" for part in self.parts)
             ) from None
+
+    def _web(self) -> list[str]:
+        if not self._with_dashboard:
+            return ["--no-web"]
+        place = f"127.0.0.1:{_free_dashboard_port()}"
+        self.dashboard = f"http://{place}"
+        return ["--web", place]
 
     async def _until_available(self) -> None:
         async with AsyncClient(self.url, name="icefarm-up") as client:
@@ -256,6 +271,15 @@ class Farm:
             os.kill(pid, signal.SIGINT)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return
+
+
+def _free_dashboard_port() -> int:
+    """The usual one; another where that is taken, as by another farm."""
+    try:
+        socket.create_server(("127.0.0.1", _DASHBOARD_PORT)).close()
+    except OSError:
+        return free_port()
+    return _DASHBOARD_PORT
 
 
 async def _answers(port: int) -> bool:

@@ -11,8 +11,8 @@ from icefarm_control.leader import Leader
 from icefarm_control.leadership import Leadership, LeadershipLostError
 from icefarm_control.observing import observing_router
 from icefarm_control.requests import Requests
+from icefarm_control.web.changes import Changes
 from icefarm_control.web.parts import dashboard
-from icefarm_control.web.reading import Changes
 from icefarm_control.web.seen import Seen
 
 _PAUSE = 0.5
@@ -35,7 +35,8 @@ async def run_control(
         tasks.create_task(health.watch(url))
         if web is not None:
             tasks.create_task(_serve(web, url, address, health, seen, changes))
-        tasks.create_task(_control(url, address, seen))
+        # What only the dashboard shows comes only where there is one.
+        tasks.create_task(_control(url, address, seen if web is not None else None))
 
 
 async def _serve(
@@ -49,13 +50,13 @@ async def _serve(
     async with dashboard(url, address, seen, changes) as app:
         app.include_router(observing_router(health))
         try:
-            await serve(app, *place, "the dashboard is")
+            await serve(app, *place, "the dashboard is", "--web")
         finally:
             # Pages that are open wait for changes, and would keep the server from its end.
             changes.end()
 
 
-async def _control(url: str, address: BrokerAddress, seen: Seen) -> None:
+async def _control(url: str, address: BrokerAddress, seen: Seen | None) -> None:
     answering, reading, leading = databases = [Database(url) for _ in range(3)]
     try:
         for database in databases:
@@ -69,13 +70,18 @@ async def _control(url: str, address: BrokerAddress, seen: Seen) -> None:
 
 
 async def _lead(database: Database, url: str, address: BrokerAddress) -> None:
+    is_told = False
     while True:
         try:
             async with Leadership(url) as leadership:
                 log.info("this process leads")
+                is_told = False
                 await Leader(database, address, leadership).run()
         except* LeadershipLostError as lost:
-            log.warning("this process does not lead any more: %s", lost.exceptions[0])
+            # As long as the database is away, each attempt to lead again fails as well.
+            if not is_told:
+                log.warning("this process does not lead any more: %s", lost.exceptions[0])
+            is_told = True
         except* TakenOverError as taken:
             log.warning("another process leads: %s", taken.exceptions[0])
         await asyncio.sleep(_PAUSE)

@@ -84,13 +84,19 @@ class Database:
 
     async def _connect(self, *, migrating: bool = False) -> AsyncConnection[DictRow]:
         pause = _FIRST_PAUSE
+        is_told = False
         while True:
             try:
                 if migrating:
                     await asyncio.to_thread(migrate, self._url)
-                return await connect(self._url)
+                connection = await connect(self._url)
+                if is_told:
+                    log.info("the database answers again")
+                return connection
             except (psycopg.OperationalError, sqlalchemy.exc.OperationalError) as error:
-                log.warning("the database does not answer (trying again): %s", error)
+                if not is_told:
+                    log.warning("the database does not answer (trying again): %s", error)
+                is_told = True
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 

@@ -45,11 +45,11 @@ class Requests:
     """Answers requests until it is cancelled.
 
     The connections to the database must be open: one carries requests out, the other one explains
-    and looks into the past, which may take longer.
+    and looks into the past, which may take longer. What the broker says besides is `seen`.
     """
 
     def __init__(
-        self, database: Database, reading: Database, address: BrokerAddress, seen: Seen
+        self, database: Database, reading: Database, address: BrokerAddress, seen: Seen | None
     ) -> None:
         self._database, self._reading, self._seen = database, reading, seen
         process = secrets.token_hex(4)
@@ -68,7 +68,7 @@ class Requests:
                     f"$share/control/{kind.pattern(address.root)}"
                     for kind in (RequestTopic, OperatorTopic)
                 ),
-                *Seen.patterns(address.root),
+                *(Seen.patterns(address.root) if seen is not None else ()),
             ],
         )
         self._waiting: deque[tuple[Asked, bytes | None]] = deque()
@@ -84,7 +84,8 @@ class Requests:
 
     async def _listen(self, tasks: asyncio.TaskGroup) -> None:
         async for happening in self._connection:
-            self._seen.observe(happening)
+            if self._seen is not None:
+                self._seen.observe(happening)
             match happening:
                 case Received(RequestTopic() | OperatorTopic()):
                     await self._receive(happening, tasks)

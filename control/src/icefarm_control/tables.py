@@ -217,6 +217,13 @@ class Command(SQLModel, table=True):
     operation: str
 
 
+class Secret(SQLModel, table=True):
+    """What all control processes must know and nobody else; the first that needs it makes it."""
+
+    name: str = Field(primary_key=True)
+    value: str
+
+
 class Answer(SQLModel, table=True):
     """The reply to a request, repeated when the request comes again."""
 

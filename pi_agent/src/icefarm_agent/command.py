@@ -102,7 +102,7 @@ def run(
             async with virtual_boards(agent_name, virtual_boards_count, virtual_speed) as boards:
                 for board in boards:
                     agent.add(board)
-                async with served(metrics_app, served_at, "metrics are"):
+                async with served(metrics_app, served_at, "metrics are", "--metrics"):
                     return await agent.run()
 
         drain = partial(agent.drain, drain_timeout) if drain_timeout else None

@@ -38,12 +38,27 @@ def _say(text: str) -> None:
 
 
 def _run(
-    directory: Path | None, port: int, boards: int, agents: int, speed: float, work: Work
+    directory: Path | None,
+    port: int,
+    boards: int,
+    agents: int,
+    speed: float,
+    work: Work,
+    *,
+    with_dashboard: bool = False,
 ) -> int:
     """Start a farm, do `work` with it, and end everything that was started."""
 
     async def main(place: Path) -> None:
-        farm = Farm(place, port, boards=boards, agents=agents, speed=speed, say=_say)
+        farm = Farm(
+            place,
+            port,
+            boards=boards,
+            agents=agents,
+            speed=speed,
+            with_dashboard=with_dashboard,
+            say=_say,
+        )
         try:
             _say(f"Starting a farm with {boards} virtual boards in {place} ...")
             await farm.start()
@@ -83,7 +98,8 @@ def up(
         url = "" if farm.port == 1883 else f"export ICEFARM_BROKER={farm.url}\n"
         out.print(
             f"[green]The farm is ready[/green] at {farm.url}; Ctrl-C ends it. "
-            f"Logs are in {farm.directory / 'logs'}.\nIn another terminal:\n\n"
+            f"Logs are in {farm.directory / 'logs'}.\nDashboard: {farm.dashboard}\n"
+            f"In another terminal:\n\n"
             f"{url}icefarm boards\n"
             f"mosquitto_sub -p {farm.port} -V 5 -v -t 'icefarm/v1/#'",
             soft_wrap=True,
@@ -93,7 +109,7 @@ def up(
             farm.check()
             await asyncio.sleep(0.5)
 
-    sys.exit(_run(directory, port, boards, agents, speed, serve))
+    sys.exit(_run(directory, port, boards, agents, speed, serve, with_dashboard=True))
 
 
 @command

@@ -11,9 +11,9 @@ from fastapi import Depends, HTTPException, Request, status
 
 from icefarm_broker import BrokerError, LoginRefusedError
 from icefarm_control.web.accounts import Accounts, Role, User
+from icefarm_control.web.reading import DatabaseAwayError
+from icefarm_control.web.state import Web
 
-SESSION_SECONDS = 12 * 3600
-"""How long a login in a browser lasts at most."""
 TOKEN_HEADER = "X-CSRF-Token"
 
 
@@ -60,6 +60,17 @@ def _refuse_other_sites(request: Request) -> None:
         raise HTTPException(status.HTTP_403_FORBIDDEN, "a page of another site has asked for this")
 
 
+def check_key(request: Request) -> None:
+    """Refuse to look for who is logged in, or to log in, as long as nobody could be.
+
+    Raises:
+        DatabaseAwayError: the key of all sessions is in the database, which has not been there yet.
+    """
+    web: Web = request.app.state.web
+    if web.key.value is None:
+        raise DatabaseAwayError(web.changes.why_away or "control has not connected to it yet")
+
+
 def log_in(request: Request, user: User) -> None:
     """Begin a session, with a new token."""
     request.session.clear()
@@ -77,7 +88,9 @@ def page_user(request: Request) -> User:
 
     Raises:
         LoginNeededError: nobody is logged in.
+        DatabaseAwayError: nobody can be known to be.
     """
+    check_key(request)
     user = session_user(request)
     if user is None:
         query = f"?{request.url.query}" if request.url.query else ""
@@ -90,7 +103,9 @@ def follower(request: Request) -> User:
 
     Raises:
         HTTPException: nobody is logged in any more: the page is to be loaded anew.
+        DatabaseAwayError: nobody can be known to be.
     """
+    check_key(request)
     user = session_user(request)
     if user is None:
         raise HTTPException(status.HTTP_401_UNAUTHORIZED, "nobody is logged in any more")
@@ -103,6 +118,7 @@ async def api_user(request: Request) -> User:
     Raises:
         HTTPException: nobody does, the broker does not know him or does not answer, or an unsafe
             request of a browser brings no token.
+        DatabaseAwayError: a browser asks, and nobody can be known to be logged in there.
     """
     is_safe = request.method in ("GET", "HEAD", "OPTIONS")
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
@@ -113,6 +129,7 @@ async def api_user(request: Request) -> User:
         if scheme.lower() != "basic":
             raise _who_are_you("log in by HTTP Basic with the name and password of an account")
         return await _by_password(request.app.state.web.accounts, credentials)
+    check_key(request)
     user = session_user(request)
     if user is None:
         raise _who_are_you("log in by HTTP Basic with the name and password of an account")

@@ -12,13 +12,21 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 
-from icefarm_broker import BrokerAddress, LoginRefusedError, may_publish
+from icefarm_broker import (
+    BrokerAddress,
+    BrokerError,
+    LoginRefusedError,
+    may_publish,
+    takes_anybody,
+)
 from icefarm_schemas import OperatorOperation, check_name
 from icefarm_schemas.topics import OperatorTopic
 
 _REMEMBERED = 60.0
 """Seconds for which a program's name and password are not tried again at each of its requests."""
 _MOST_REMEMBERED = 1000
+_QUICK = 1.0
+"""Seconds for which the login page waits to know what to say."""
 _AT_ONCE = 4
 """Logins tried at the broker at the same time."""
 _PENALTY = 1.0
@@ -55,6 +63,19 @@ class Accounts:
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._salt = secrets.token_bytes(16)
         self._known: dict[bytes, tuple[float, User]] = {}
+        self._takes_anybody: tuple[float, bool] | None = None
+
+    async def takes_anybody(self) -> bool | None:
+        """Whether any name will do, as of a minute ago at most; none when that cannot be told."""
+        now = time.monotonic()
+        if self._takes_anybody is None or now >= self._takes_anybody[0]:
+            try:
+                async with asyncio.timeout(_QUICK), self._turns:
+                    found = await takes_anybody(self._address)
+            except (BrokerError, TimeoutError):
+                return None
+            self._takes_anybody = (now + _REMEMBERED, found)
+        return self._takes_anybody[1]
 
     async def login(self, name: str, password: str) -> User:
         """The user of this name.

@@ -11,7 +11,8 @@ from starlette.datastructures import QueryParams
 from icefarm_control.database import Database
 from icefarm_control.operators import Operator, carry_out
 from icefarm_control.web.accounts import User
-from icefarm_control.web.reading import Changes, DatabaseAwayError
+from icefarm_control.web.changes import Changes
+from icefarm_control.web.reading import DatabaseAwayError
 from icefarm_schemas import (
     ConcernedAgent,
     ConcernedDevice,
@@ -38,19 +39,14 @@ _NAMED = 12
 class Operating:
     """Carries out what operators ask for on a connection of its own, once that is open."""
 
-    def __init__(self, url: str, changes: Changes) -> None:
-        self._database = Database(url)
+    def __init__(self, database: Database, changes: Changes) -> None:
+        self._database = database
         self._changes = changes
         self._is_open = asyncio.Event()
 
-    async def open(self) -> None:
-        """Connect, for as long as it takes."""
-        await self._database.open()
+    def begin(self) -> None:
+        """The connection is open."""
         self._is_open.set()
-
-    async def close(self) -> None:
-        """End the connection."""
-        await self._database.close()
 
     async def carry_out(
         self, user: User, session: str, operation: str, request: Message, correlation: bytes

@@ -13,7 +13,7 @@ from icefarm_control.web.state import Web
 from icefarm_control.web.views import (
     Agent,
     Availability,
-    Board,
+    BoardDetails,
     Boards,
     Reservation,
     Reservations,
@@ -117,9 +117,9 @@ async def boards(
 
 
 @router.get("/boards/{agent}/{board}", tags=["boards"], responses=_MISSING)
-async def board(request: Request, _: Asker, agent: InPath, board: InPath) -> Board:
-    """One board."""
-    found = await queries.board(_web(request).reading, agent, board)
+async def board(request: Request, _: Asker, agent: InPath, board: InPath) -> BoardDetails:
+    """One board, with what its agent knows of it besides."""
+    found = await farm.board(_web(request), agent, board)
     if found is None:
         raise HTTPException(
             status.HTTP_404_NOT_FOUND, f"the agent {agent!r} has no board {board!r}"

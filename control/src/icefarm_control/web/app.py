@@ -8,13 +8,13 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.middleware.sessions import SessionMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from icefarm_control.web import api, api_actions, confirming, html
-from icefarm_control.web.access import SESSION_SECONDS, LoginNeededError
+from icefarm_control.web.access import LoginNeededError
 from icefarm_control.web.reading import DatabaseAwayError
+from icefarm_control.web.sessions import WithSession
 from icefarm_control.web.state import Web
 
 _HEADERS = {
@@ -44,13 +44,7 @@ def make_app(web: Web) -> FastAPI:
     app.include_router(confirming.router)
     static = resources.files("icefarm_control.web").joinpath("static")
     app.mount("/static", StaticFiles(directory=str(static)), name="static")
-    app.add_middleware(
-        SessionMiddleware,
-        secret_key=web.key,
-        session_cookie="icefarm",
-        max_age=SESSION_SECONDS,
-        same_site="strict",
-    )
+    app.add_middleware(WithSession, key=web.key)
     app.add_middleware(_WithHeaders)
     _add_faults(app)
     return app

@@ -1,5 +1,6 @@
 """Doing something from a page: a page that asks whether to, and the form that does it."""
 
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, HTTPException, Request, status
@@ -48,7 +49,7 @@ def _back(request: Request, given: QueryParams) -> str:
 
 async def _concerned(
     web: Web, action: Action, given: QueryParams
-) -> list[Agent] | list[Board] | list[Reservation]:
+) -> Sequence[Agent] | Sequence[Board] | Sequence[Reservation]:
     """What an action would be about, as it is now."""
     if action.about == "agents":
         names = set(given.getlist("agent"))

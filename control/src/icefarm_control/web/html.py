@@ -1,7 +1,7 @@
 """Serving the pages: as HTML, as the events of their changes, and logging in and out."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -14,12 +14,14 @@ from icefarm_control.web import live
 from icefarm_control.web.access import (
     Follower,
     Viewer,
+    check_key,
     check_token,
     log_in,
     page_user,
     session_user,
     token,
 )
+from icefarm_control.web.changes import About
 from icefarm_control.web.pages import PAGES, Context, Page
 from icefarm_control.web.state import Trouble, Web
 
@@ -94,11 +96,15 @@ def page(template: str, context: Context, code: int = 200) -> HTMLResponse:
 
 def away(request: Request) -> HTMLResponse:
     """The page in the place of one that the database is needed for."""
-    return page(
+    answer = page(
         "away.html",
         common(request) | {"title": "No database"},
         status.HTTP_503_SERVICE_UNAVAILABLE,
     )
+    if session_user(request) is None:
+        # Who is logged in hears of it by the events of the page.
+        answer.headers["Refresh"] = "5"
+    return answer
 
 
 def fault(request: Request, error: HTTPException) -> HTMLResponse:
@@ -112,8 +118,10 @@ def still(request: Request) -> Context:
     return common(request) | {"live": _TROUBLE}
 
 
-def _stream(request: Request, render: live.Render) -> StreamingResponse:
-    """The events of a page that is open."""
+def _stream(
+    request: Request, render: live.Render, shown: Collection[About] = ()
+) -> StreamingResponse:
+    """The events of a page that is open; `shown` is what is on it and not on all pages."""
 
     def render_trouble(*more: Trouble) -> live.Blocks:
         context = common(request) | {"title": ""}
@@ -121,7 +129,7 @@ def _stream(request: Request, render: live.Render) -> StreamingResponse:
         return live.render_blocks(_environment, "base.html", context)
 
     web: Web = request.app.state.web
-    events: AsyncIterator[bytes] = live.follow(web.changes, render, render_trouble)
+    events: AsyncIterator[bytes] = live.follow(web.changes, shown, render, render_trouble)
     return StreamingResponse(
         events,
         media_type="text/event-stream",
@@ -140,7 +148,7 @@ def _serve(shown: Page) -> None:
             context = await shown.gather(request.app.state.web, request)
             return live.render_blocks(_environment, shown.template, common(request) | context)
 
-        return _stream(request, render)
+        return _stream(request, render, shown.shows(request))
 
     router.add_api_route(f"/live{shown.path}", follow, name=f"live {shown.path}")
     router.add_api_route(shown.path, show, name=shown.path)
@@ -167,16 +175,29 @@ def inside(back: str) -> str:
     return back if is_inside and back.isprintable() else "/"
 
 
-@router.get("/login")
+@router.get("/login", dependencies=[Depends(check_key)])
 async def login_form(request: Request, back: str = "/") -> Response:
     """Ask who it is."""
     if session_user(request) is not None:
         return RedirectResponse(inside(back), status.HTTP_303_SEE_OTHER)
-    context = common(request) | {"title": "Log in", "back": back, "name": "", "why": None}
-    return page("login.html", context)
+    return await _login_page(request, back)
 
 
-@router.post("/login")
+async def _login_page(
+    request: Request, back: str, name: str = "", why: str | None = None, code: int = 200
+) -> HTMLResponse:
+    web: Web = request.app.state.web
+    context = {
+        "title": "Log in",
+        "back": back,
+        "name": name,
+        "why": why,
+        "anybody": await web.accounts.takes_anybody(),
+    }
+    return page("login.html", common(request) | context, code)
+
+
+@router.post("/login", dependencies=[Depends(check_key)])
 async def login(
     request: Request,
     name: Annotated[str, Form(max_length=64)] = "",
@@ -197,8 +218,7 @@ async def login(
     else:
         log_in(request, user)
         return RedirectResponse(inside(back), status.HTTP_303_SEE_OTHER)
-    context = common(request) | {"title": "Log in", "back": back, "name": name, "why": why}
-    return page("login.html", context, code)
+    return await _login_page(request, back, name, why, code)
 
 
 @router.post("/logout", dependencies=[Depends(page_user)])

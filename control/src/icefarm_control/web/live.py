@@ -6,13 +6,15 @@ Of a table of which only some rows differ, these are sent.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from fastapi import HTTPException
 from jinja2 import Environment
 
-from icefarm_control.web.reading import Changes, DatabaseAwayError
+from icefarm_control.web.changes import About, Changes
+from icefarm_control.web.reading import DatabaseAwayError
 from icefarm_control.web.state import Trouble
 
 _TOGETHER = 0.2
@@ -74,25 +76,29 @@ def _lines(text: str) -> list[str]:
 
 async def follow(
     changes: Changes,
+    shown: Collection[About],
     render: Render,
     render_trouble: Callable[..., Blocks],
 ) -> AsyncIterator[bytes]:
-    """The events for a page, as long as it is open.
+    """The events for a page, as long as it is open; `shown` is what is on it and not on all pages.
 
     While there is trouble, or what it is about is not there, the page stays as it was and says so.
     """
     sent: Blocks = {}
-    while not changes.is_over:
-        version = changes.version
-        try:
-            now = await render()
-        except DatabaseAwayError:
-            now = sent | render_trouble()
-        except HTTPException as missing:
-            now = sent | render_trouble(Trouble(_MISSING, missing.detail))
-        changed = difference(sent, now)
-        sent = now
-        # A comment shows that the connection is alive, which otherwise nobody would notice.
-        yield message(changed) if changed else b": nothing new\n\n"
-        await asyncio.sleep(_TOGETHER)
-        await changes.after(version, _SILENT)
+    with changes.woken(shown) as woken:
+        while not changes.is_over:
+            woken.clear()
+            try:
+                now = await render()
+            except DatabaseAwayError:
+                now = sent | render_trouble()
+            except HTTPException as missing:
+                now = sent | render_trouble(Trouble(_MISSING, missing.detail))
+            changed = difference(sent, now)
+            sent = now
+            # A comment shows that the connection is alive, which otherwise nobody would notice.
+            yield message(changed) if changed else b": nothing new\n\n"
+            await asyncio.sleep(_TOGETHER)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SILENT):
+                    await woken.wait()

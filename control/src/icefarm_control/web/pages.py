@@ -1,6 +1,6 @@
 """What each page shows. Each is served as HTML, and under /live as the events of its changes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,7 +8,9 @@ from typing import Any
 from fastapi import HTTPException, Request, status
 
 from icefarm_control.web import farm, plots, queries
+from icefarm_control.web.changes import About
 from icefarm_control.web.queries import PAGE, BoardFilter, BoardOrder
+from icefarm_control.web.seen import lines_of, state_of
 from icefarm_control.web.state import Web
 from icefarm_schemas import What, utc_now
 
@@ -18,26 +20,33 @@ _PERIODS = {"day": 1, "week": 7, "month": 30, "quarter": 91}
 """Of usage, in days."""
 _FEW = 8
 _LINES = 100
-"""Of a board's log."""
+"""Of a log."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page: where it is, its template, and what its template is told."""
+    """A page: where it is, its template, what its template is told, and what it shows alone."""
 
     path: str
     template: str
     gather: Callable[[Web, Request], Awaitable[Context]]
+    shows: Callable[[Request], Collection[About]]
 
 
 PAGES: list[Page] = []
 
 
-def _page(path: str, template: str) -> Callable[..., Any]:
+def _nothing_alone(request: Request) -> Collection[About]:
+    return ()
+
+
+def _page(
+    path: str, template: str, shows: Callable[[Request], Collection[About]] = _nothing_alone
+) -> Callable[..., Any]:
     def register(
         gather: Callable[[Web, Request], Awaitable[Context]],
     ) -> Callable[[Web, Request], Awaitable[Context]]:
-        PAGES.append(Page(path, template, gather))
+        PAGES.append(Page(path, template, gather, shows))
         return gather
 
     return register
@@ -117,25 +126,38 @@ async def boards(web: Web, request: Request) -> Context:
     return {"title": "Boards"} | await _boards(web, request)
 
 
-@_page("/agents/{agent}", "agent.html")
+def _of_agent(request: Request) -> Collection[About]:
+    return (lines_of(request.path_params["agent"]),)
+
+
+@_page("/agents/{agent}", "agent.html", _of_agent)
 async def agent(web: Web, request: Request) -> Context:
     """An agent and its boards."""
     name = request.path_params["agent"]
     found = await farm.agent(web, name)
     if found is None:
         raise _not_found(f"the farm has no agent {name!r}")
-    return {"title": name, "agent": found} | await _boards(web, request, agent=name)
+    return {
+        "title": name,
+        "agent": found,
+        "lines": web.seen.lines(name)[:_LINES],
+    } | await _boards(web, request, agent=name)
 
 
-@_page("/boards/{agent}/{board}", "board.html")
+def _of_board(request: Request) -> Collection[About]:
+    agent, board = request.path_params["agent"], request.path_params["board"]
+    return (lines_of(agent, board), state_of(agent, board))
+
+
+@_page("/boards/{agent}/{board}", "board.html", _of_board)
 async def board(web: Web, request: Request) -> Context:
     """A board, who holds it, and what happened to it."""
     agent, name = request.path_params["agent"], request.path_params["board"]
-    found = await queries.board(web.reading, agent, name)
+    found = await farm.board(web, agent, name)
     steps = await queries.steps(web.reading, board=name, agent=agent)
     if found is None and not steps:
         raise _not_found(f"the agent {agent!r} has no board {name!r}")
-    lines = web.seen.log_of(agent, name)[:_LINES]
+    lines = web.seen.lines(agent, name)[:_LINES]
     return {"title": name, "agent_name": agent, "board": found, "steps": steps, "lines": lines}
 
 

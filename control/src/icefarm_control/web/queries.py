@@ -11,6 +11,7 @@ from icefarm_control.web.views import (
     Agent,
     Availability,
     Board,
+    BoardDetails,
     Boards,
     Count,
     Held,
@@ -36,7 +37,7 @@ _BOARD = """
                 WHEN d.draining THEN 'draining'
                 ELSE d.status END AS status,
            d.draining, d.note,
-           d.reservation, r.client, a.behaviour, r.expires_at
+           d.reservation, r.client, a.behaviour, a.arguments, r.expires_at
     FROM device d
     LEFT JOIN reservation r ON r.id = d.reservation
     LEFT JOIN allocation a
@@ -129,12 +130,15 @@ async def boards(
     )
 
 
-async def board(reading: Reading, agent: str, name: str) -> Board | None:
-    """One board; none when the farm does not have it."""
+async def board(reading: Reading, agent: str, name: str) -> BoardDetails | None:
+    """One board, without what only its agent knows; none when the farm does not have it."""
     rows = await reading.rows(
         f"{_BOARD} WHERE d.agent = %(agent)s AND d.name = %(name)s", {"agent": agent, "name": name}
     )
-    return Board.model_validate(rows[0]) if rows else None
+    if not rows:
+        return None
+    found = BoardDetails.model_validate(rows[0])
+    return found.model_copy(update={"since": found.away_since})
 
 
 async def availability(reading: Reading) -> Availability:

@@ -1,92 +1,25 @@
-"""Reading the database for a page, at once or not at all, and hearing when something changes."""
+"""Reading the database for a page, at once or not at all."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from datetime import datetime
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from icefarm_control.database import all_rows, connect
-from icefarm_control.leadership import CHANGED, CHANNEL
-from icefarm_schemas import utc_now
+from icefarm_control.database import all_rows
+from icefarm_control.web.changes import Changes, first_line
 
 _PATIENCE = 2.0
 """Seconds for which a page waits for a connection to the database."""
 _LONGEST_QUERY = 10
 """Seconds."""
-_BEAT = 2.0
-"""Seconds between looks at whether the database is still there."""
-_PAUSE = 0.5
-
-log = logging.getLogger(__name__)
 
 
 class DatabaseAwayError(Exception):
     """The database does not answer now."""
-
-
-class Changes:
-    """Tells those who wait that the farm may look different now.
-
-    `database_away` says since when the database has not answered, `why_away` what it said.
-    """
-
-    def __init__(self) -> None:
-        self.version = 0
-        self.database_away: datetime | None = None
-        self.why_away = ""
-        self.is_over = False
-        self._changed = asyncio.Event()
-
-    def tell(self) -> None:
-        """Something has changed."""
-        self.version += 1
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def end(self) -> None:
-        """Nothing will change any more: who waits is to go."""
-        self.is_over = True
-        self.tell()
-
-    async def after(self, version: int, patience: float) -> None:
-        """Return when there was a change after `version`, or when `patience` seconds are over."""
-        if self.version == version and not self.is_over:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self._changed.wait()
-
-    def lose(self, why: str) -> None:
-        """The database does not answer."""
-        if self.database_away is None:
-            self.database_away, self.why_away = utc_now(), why
-            self.tell()
-
-    async def listen(self, url: str) -> None:
-        """Hear from the database, for ever."""
-        while True:
-            try:
-                connection = await connect(url)
-                try:
-                    await connection.execute(f"LISTEN {CHANGED}")
-                    await connection.execute(f"LISTEN {CHANNEL}")
-                    self.database_away = None
-                    # What was told meanwhile was not heard.
-                    self.tell()
-                    while True:
-                        async for _ in connection.notifies(timeout=_BEAT, stop_after=1):
-                            self.tell()
-                        await connection.execute("SELECT")
-                finally:
-                    await connection.close()
-            except psycopg.Error as error:
-                self.lose(_first_line(error))
-            await asyncio.sleep(_PAUSE)
 
 
 class Reading:
@@ -136,9 +69,5 @@ class Reading:
                 return await all_rows(cursor, query, parameters)
         except (psycopg.OperationalError, psycopg.errors.UndefinedTable, PoolTimeout) as error:
             if not isinstance(error, psycopg.errors.QueryCanceled):
-                self._changes.lose(_first_line(error))
-            raise DatabaseAwayError(_first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+                self._changes.lose(first_line(error))
+            raise DatabaseAwayError(first_line(error)) from error

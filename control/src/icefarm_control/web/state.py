@@ -5,8 +5,10 @@ from datetime import datetime
 
 from icefarm_control.web.accounts import Accounts
 from icefarm_control.web.acting import Operating
-from icefarm_control.web.reading import Changes, Reading
+from icefarm_control.web.changes import Changes
+from icefarm_control.web.reading import Reading
 from icefarm_control.web.seen import Seen
+from icefarm_control.web.sessions import SessionKey
 from icefarm_schemas import Presence
 
 
@@ -37,7 +39,7 @@ class Web:
     seen: Seen
     accounts: Accounts
     operating: Operating
-    key: str
+    key: SessionKey
 
     def trouble(self) -> list[Trouble]:
         """What is wrong with control now."""

@@ -33,7 +33,23 @@ class Board(_View):
     client: str | None = None
     behaviour: str | None = None
     """What its holder has it do."""
+    arguments: dict[str, Any] | None = None
+    """Of that behaviour."""
     expires_at: datetime | None = None
+
+
+class BoardDetails(Board):
+    """A board, and what only its agent knows.
+
+    `since` is when it came into its status. `in_use` says whether a stream of its holder's is open.
+    `repairs` counts how often its agent found it in another state than it should be in, and brought
+    it back, since it started. `port` is where it is plugged in.
+    """
+
+    since: datetime | None = None
+    in_use: bool | None = None
+    repairs: int | None = None
+    port: str | None = None
 
 
 class Boards(_View):
