@@ -19,6 +19,8 @@ from icefarm_control.web.state import Trouble
 
 _TOGETHER = 0.2
 """Seconds: the shortest between two looks, so that what happens at once is sent together."""
+_REST = 5
+"""Times as long as a look took, the shortest between two, so that pages leave control its time."""
 _SILENT = 15.0
 """Seconds after which something is sent, by which a server notices a browser that has gone."""
 _MISSING = "What this page is about is not there any more: it is shown as it was."
@@ -85,9 +87,11 @@ async def follow(
     While there is trouble, or what it is about is not there, the page stays as it was and says so.
     """
     sent: Blocks = {}
+    clock = asyncio.get_running_loop().time
     with changes.woken(shown) as woken:
         while not changes.is_over:
             woken.clear()
+            begun = clock()
             try:
                 now = await render()
             except DatabaseAwayError:
@@ -96,9 +100,10 @@ async def follow(
                 now = sent | render_trouble(Trouble(_MISSING, missing.detail))
             changed = difference(sent, now)
             sent = now
+            took = clock() - begun
             # A comment shows that the connection is alive, which otherwise nobody would notice.
             yield message(changed) if changed else b": nothing new\n\n"
-            await asyncio.sleep(_TOGETHER)
+            await asyncio.sleep(max(_TOGETHER, _REST * took))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SILENT):
                     await woken.wait()

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from fastapi import HTTPException, Request, status
@@ -12,7 +12,7 @@ from icefarm_control.web.changes import About
 from icefarm_control.web.queries import PAGE, BoardFilter, BoardOrder
 from icefarm_control.web.seen import lines_of, state_of
 from icefarm_control.web.state import Web
-from icefarm_schemas import What, utc_now
+from icefarm_schemas import What
 
 Context = dict[str, Any]
 
@@ -212,9 +212,7 @@ async def client(web: Web, request: Request) -> Context:
 async def history(web: Web, request: Request) -> Context:
     """What happened, and who used how much."""
     period = _text(request, "period")
-    until = _to_the_minute(utc_now())
-    days = _PERIODS.get(period, _PERIODS["week"])
-    usage = await queries.usage(web.reading, until - timedelta(days=days), until)
+    usage = await web.usage.of_last(timedelta(days=_PERIODS.get(period, _PERIODS["week"])))
     before = _number(request, "before", 0)
     what = _text(request, "what")
     steps = await queries.steps(
@@ -249,8 +247,3 @@ async def audit(web: Web, request: Request) -> Context:
         "older": entries[-1].number if len(entries) == PAGE else None,
         "query": _query(request),
     }
-
-
-def _to_the_minute(at: datetime) -> datetime:
-    # So that a page that is open is not drawn anew at each change of anything.
-    return at.replace(second=0, microsecond=0) + timedelta(minutes=1)

@@ -16,6 +16,7 @@ from icefarm_control.web.reading import Reading
 from icefarm_control.web.seen import Seen
 from icefarm_control.web.sessions import SessionKey
 from icefarm_control.web.state import Web
+from icefarm_control.web.usage import UsageReports
 
 
 @asynccontextmanager
@@ -32,7 +33,7 @@ async def dashboard(
         await key.read(database)
         operating.begin()
 
-    web = Web(reading, changes, seen, Accounts(address), operating, key)
+    web = Web(reading, UsageReports(reading), changes, seen, Accounts(address), operating, key)
     async with reading.open(), asyncio.TaskGroup() as tasks:
         working = [tasks.create_task(changes.listen(url)), tasks.create_task(open_database())]
         try:

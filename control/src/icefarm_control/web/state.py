@@ -9,6 +9,7 @@ from icefarm_control.web.changes import Changes
 from icefarm_control.web.reading import Reading
 from icefarm_control.web.seen import Seen
 from icefarm_control.web.sessions import SessionKey
+from icefarm_control.web.usage import UsageReports
 from icefarm_schemas import Presence
 
 
@@ -27,6 +28,7 @@ class Web:
 
     Attributes:
         reading: the database.
+        usage: who used how much, from there.
         changes: tells when something may look different.
         seen: what the broker says.
         accounts: who may log in.
@@ -35,6 +37,7 @@ class Web:
     """
 
     reading: Reading
+    usage: UsageReports
     changes: Changes
     seen: Seen
     accounts: Accounts
