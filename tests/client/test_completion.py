@@ -49,6 +49,22 @@ def test_values_are_asked_of_the_farm(farm: Processes, mosquitto: Mosquitto) -> 
     ):
         assert offered("release", "", ICEFARM_BROKER=url) == [held.id]
         assert offered("flash", "--reservation", "", ICEFARM_BROKER=url) == [held.id]
+        everybodys = sorted(state.reservation for state in bob.reservations(everybody=True))
+        assert len(everybodys) == 2
+        assert offered("reservations", "end", "--reservation", "", ICEFARM_BROKER=url) == everybodys
+        assert offered("reservations", "end", "--client", "b", ICEFARM_BROKER=url) == ["bob"]
+
+
+def test_operators_are_offered_commands_and_names(farm: Processes, mosquitto: Mosquitto) -> None:
+    url = mosquitto.url
+    assert offered("agents", "") == ["drain", "resume", "restart"]
+    assert offered("boards", "n") == ["note"]
+    assert offered("agents", "drain", "", ICEFARM_BROKER=url) == ["bench"]
+    assert offered("logs", "b", ICEFARM_BROKER=url) == ["bench"]
+    # The farm may be named before the command's name, and counts more than the variable.
+    elsewhere = f"mqtt://127.0.0.1:{free_port()}"
+    before = ("boards", "--farm", url, "restart", "bench-4")
+    assert offered(*before, ICEFARM_BROKER=elsewhere) == ["bench-4"]
 
 
 def test_farms_are_those_of_the_file(tmp_path: Path) -> None:
@@ -58,7 +74,7 @@ def test_farms_are_those_of_the_file(tmp_path: Path) -> None:
     assert offered("login", "l", ICEFARM_CONFIG=str(file)) == ["lab"]
     file.write_text("no TOML")
     assert offered("boards", "--farm", "", ICEFARM_CONFIG=str(file)) == []
-    assert offered("boards", "--farm", "lab", "--board", "", ICEFARM_CONFIG=str(file)) == []
+    assert offered("reserve", "--farm", "lab", "--board", "", ICEFARM_CONFIG=str(file)) == []
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "farm.invalid", "10.255.255.1"])

@@ -1,6 +1,6 @@
 """`icefarm audit`: what operators did, and what was refused them."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,8 @@ from icefarm.cli.operating import operating
 from icefarm.cli.reservations import local
 from icefarm.cli.tables import Cell, Column, Table, print_table
 from icefarm_schemas import MAX_AUDIT, AuditEntry
+
+_MANNERS = ("deadline", "duration", "text")
 
 
 @command
@@ -50,18 +52,19 @@ def _table(found: list[AuditEntry]) -> Table:
             local(entry.at),
             entry.who,
             what,
-            "; ".join(_in_words(name, value) for name, value in entry.about.items()),
+            _in_words(entry.about),
             Cell(f"refused: {entry.outcome}" if refused else entry.outcome, "red" * refused),
         )
     return table
 
 
-def _in_words(name: str, value: object) -> str:
-    match value:
-        case True:
-            return name
-        case list():
-            return ", ".join(map(str, value))
-        case float():
-            return f"{name} {value:g}"
-    return f"{name} {value}"
+def _in_words(about: dict[str, Any]) -> str:
+    """What was named, and then what was to be done with it."""
+    named = [_name(key, value) for key, value in about.items() if key not in _MANNERS]
+    return "; ".join(named + [f"{key} {about[key]}" for key in _MANNERS if key in about])
+
+
+def _name(key: str, value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return key if value is True else f"{key} {value}"

@@ -121,7 +121,8 @@ def restart(
 ) -> None:
     """Restart agents, each as soon as nobody holds its boards, or at the deadline.
 
-    Who still holds some by then goes on when the agent is back. With --rolling, it waits for that before it restarts the next one.
+    Who still holds some by then goes on when the agent is back. With --rolling, it waits for that
+    before it restarts the next one.
 
     Examples: icefarm agents restart bench-1
     icefarm agents restart --all --rolling --deadline 60
