@@ -1,6 +1,7 @@
 """Writes the reference of the `icefarm` command from the command itself, as typer tells it."""
 
 import re
+from collections.abc import Iterator
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
@@ -51,9 +52,19 @@ def _commands() -> dict[str, Command]:
 def _table(commands: dict[str, Command]) -> str:
     rows = [
         f"| [`{name}`](#{_anchor(name)}) | {_summary(command)} |"
-        for name, command in commands.items()
+        for name, command in _with_those_below(commands)
     ]
     return "\n".join(["| command | does |", "|---|---|", *rows])
+
+
+def _with_those_below(commands: dict[str, Command]) -> Iterator[tuple[str, Command]]:
+    for name, command in commands.items():
+        yield name, command
+        if isinstance(command, TyperGroup):
+            for below in command.list_commands(typer.Context(command)):
+                found = command.get_command(typer.Context(command), below)
+                assert isinstance(found, Command)
+                yield f"{name} {below}", found
 
 
 def _summary(command: Command) -> str:
@@ -62,7 +73,7 @@ def _summary(command: Command) -> str:
 
 
 def _anchor(name: str) -> str:
-    return f"{_NAME}-{name}"
+    return f"{_NAME}-{name}".replace(" ", "-")
 
 
 def _describe(name: str, command: Command) -> str:

@@ -15,7 +15,7 @@ from types import ModuleType
 import griffe
 import pytest
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import icefarm
@@ -106,16 +106,29 @@ def test_each_command_is_described_with_its_options(site: Path) -> None:
     group = get_command(app)
     assert isinstance(group, TyperGroup)
     context = typer.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        assert f'id="icefarm-{name}"' in page
-        section = page.split(f'id="icefarm-{name}"')[1].split("<h2")[0]
+    assert len(page.split("<h2")) > 25
+    for name, command in commands_of(group, context):
+        anchor = f'id="icefarm-{name.replace(" ", "-")}"'
+        assert page.count(anchor) == 1, name
+        assert f"<code>{name}</code></a>" in page, f"icefarm {name} is not in the table"
+        section = re.split("<h[23]", page.split(anchor)[1])[0]
         for option in command.params:
             for written in option.opts if option.param_type_name == "option" else ():
                 assert written in section, f"icefarm {name} {written}"
         assert command.help is not None
         assert "Example" not in command.help or "<strong>Example</strong>" in section
+
+
+def commands_of(
+    group: TyperGroup, context: typer.Context, above: str = ""
+) -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
+    """All commands, with those below others, by what is typed after `icefarm`."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert isinstance(command, TyperCommand | TyperGroup)
+        yield above + name, command
+        if isinstance(command, TyperGroup):
+            yield from commands_of(command, context, f"{above}{name} ")
 
 
 def test_each_topic_and_message_is_described(site: Path) -> None:

@@ -124,8 +124,7 @@ def restart(
     Who still holds some by then goes on when the agent is back. With --rolling, it waits for that
     before it restarts the next one.
 
-    Examples: icefarm agents restart bench-1
-    icefarm agents restart --all --rolling --deadline 60
+    Example: icefarm agents restart --all --rolling --deadline 60
     """
     _check(names, everything)
 
