@@ -7,7 +7,9 @@ import secrets
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import Depends, HTTPException, Request, status
+from fastapi import Depends, HTTPException, Request, Security, status
+from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBase
+from fastapi.security.base import SecurityBase
 
 from icefarm_broker import BrokerError, LoginRefusedError
 from icefarm_control.web.accounts import Accounts, Role, User
@@ -183,6 +185,34 @@ def check_operator(user: User) -> None:
             f"{user.name} may look, but not act: that is for accounts with the role operator",
         )
 
+
+class _Login(SecurityBase):
+    """A way to log in, for the API's document; `api_user` knows them all."""
+
+    def __init__(self, name: str, model: HTTPBase | APIKey) -> None:
+        self.scheme_name, self.model = name, model
+
+    def __call__(self) -> None:
+        """It is found out elsewhere whether it was used."""
+
+
+LOGINS = [
+    Security(
+        _Login("account", HTTPBase(scheme="basic", description="An account of the farm's broker."))
+    ),
+    Security(
+        _Login(
+            "session",
+            APIKey(
+                **{"in": APIKeyIn.cookie},
+                name="icefarm",
+                description=f"A login in a browser; what changes something needs {TOKEN_HEADER}, "
+                "too.",
+            ),
+        )
+    ),
+]
+"""The ways to log in to the API, of which one is enough."""
 
 Viewer = Annotated[User, Depends(page_user)]
 Follower = Annotated[User, Depends(follower)]

@@ -4,10 +4,11 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, status
-from pydantic import AwareDatetime, BaseModel
+from fastapi.exceptions import RequestValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator
 
 from icefarm_control.web import farm, queries
-from icefarm_control.web.access import Asker
+from icefarm_control.web.access import LOGINS, Asker
 from icefarm_control.web.queries import BoardFilter, BoardOrder
 from icefarm_control.web.state import Web
 from icefarm_control.web.views import (
@@ -41,11 +42,20 @@ _MISSING: dict[int | str, dict[str, object]] = {
     404: {"model": Refusal, "description": "The farm has none of this name."}
 }
 
-router = APIRouter(prefix="/api/v1", responses=REFUSALS)
+router = APIRouter(prefix="/api/v1", responses=REFUSALS, dependencies=LOGINS)
+
+
+def _check_time(given: object) -> object:
+    if isinstance(given, str) and "-" not in given[1:]:
+        raise ValueError("give a date and a time with its offset, as 2026-11-21T19:57:18Z")
+    return given
+
 
 Text = Annotated[str, Query(max_length=200, pattern=_NO_NUL)]
 InPath = Annotated[str, Path(max_length=200, pattern=_NO_NUL)]
 Limit = Annotated[int, Query(ge=1, le=_MOST)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_time)]
+"""Not a number of seconds, which would be taken for one."""
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 
 
@@ -186,17 +196,14 @@ async def history(
 async def usage(
     request: Request,
     _: Asker,
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
 ) -> UsageReport:
     """Who held boards for how long between two moments; without them, in the last seven days."""
     end = until or utc_now()
     begin = since or _earlier(end)
     if not timedelta() < end - begin <= _LONGEST_REPORT:
-        raise HTTPException(
-            status.HTTP_422_UNPROCESSABLE_CONTENT,
-            "give up to 366 days, the earlier end first",
-        )
+        raise _fault_of("since", "give up to 366 days, the earlier end first")
     return await queries.usage(_web(request).reading, begin, end)
 
 
@@ -210,6 +217,13 @@ async def audit(
 ) -> list[AuditEntry]:
     """What operators asked for, newest first."""
     return await queries.audit(_web(request).reading, who=who, before=before, limit=limit)
+
+
+def _fault_of(parameter: str, why: str) -> RequestValidationError:
+    """A parameter is not as it should be, told as all others are."""
+    return RequestValidationError(
+        [{"type": "value_error", "loc": ("query", parameter), "msg": why, "input": None}]
+    )
 
 
 def _earlier(end: datetime) -> datetime:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse
 
-from icefarm_control.web.access import Operator
+from icefarm_control.web.access import LOGINS, Operator
 from icefarm_control.web.accounts import User
 from icefarm_control.web.api import REFUSALS, Refusal
 from icefarm_control.web.state import Web
@@ -63,6 +63,7 @@ def refused(error: RefusedByFarmError) -> JSONResponse:
 router = APIRouter(
     prefix="/api/v1",
     tags=["operators"],
+    dependencies=LOGINS,
     responses=REFUSALS
     | {
         403: {"model": Refusal, "description": "You may look, but not act."},

@@ -38,8 +38,10 @@ def make_app(web: Web) -> FastAPI:
         redoc_url=None,
     )
     app.state.web = web
-    app.include_router(api.router)
+    # In this order: what is asked for in vain of /agents/drain is told by its own route, and not
+    # by that of an agent of this name.
     app.include_router(api_actions.router)
+    app.include_router(api.router)
     app.include_router(html.router)
     app.include_router(confirming.router)
     static = resources.files("icefarm_control.web").joinpath("static")

@@ -28,12 +28,20 @@
   function comeBack() {
     const trouble = document.getElementById("live-trouble");
     const stands = document.querySelector("[data-return]");
-    if (stands && trouble && !trouble.classList.contains("trouble")) location.reload();
+    if (stands && trouble && !trouble.classList.contains("trouble")) reload();
+  }
+
+  let reloads = false;
+
+  // Once: a second time would break off the first.
+  function reload() {
+    if (!reloads) location.reload();
+    reloads = true;
   }
 
   // Control ends, is not reached, or does not know any more who looks.
   function lose(event) {
-    if (event.detail.status === 401) location.reload();
+    if (event.detail.status === 401) reload();
     else sayUnconnected("This page has lost control, which may be starting anew: what is shown is as it was.");
   }
 

@@ -1,0 +1,170 @@
+"""Pages that stay open: they change at once, disturb nobody, and outlive what serves them."""
+
+import re
+import statistics
+import time
+from collections.abc import Iterator
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import Page, expect
+from support.processes import Processes, wait_for_boards
+from support.waiting import until
+
+import icefarm
+from icefarm_broker.mosquitto import Mosquitto, free_port
+from icefarm_schemas import DeviceStatus
+
+from .browsing import Window, window
+from .lab import Report, reported_agent
+from .test_live import no_database
+
+_SHOWN = """
+    (text) => new Promise((resolve) => {
+        const look = () => document.getElementById("main").innerText.includes(text);
+        if (look()) return resolve(Date.now());
+        new MutationObserver((_, observer) => {
+            if (look()) { observer.disconnect(); resolve(Date.now()); }
+        }).observe(document.body, { subtree: true, childList: true, characterData: true });
+    })
+"""
+"""When a text has come, by the clock of this machine, in milliseconds."""
+
+
+@pytest.fixture
+def report(farm: Processes, mosquitto: Mosquitto) -> Iterator[Report]:
+    """An agent `shelf` whose board `shelf-1` is available, and then what it is told to be."""
+    with start_blocking_portal() as portal, reported_agent(portal, mosquitto.url, "shelf") as say:
+        say("shelf-1", DeviceStatus.AVAILABLE, None)
+        yield say
+
+
+def names(page: Page) -> list[str]:
+    """The boards in a table, as they are sorted."""
+    return page.locator("tbody th[scope=row]").all_inner_texts()
+
+
+@pytest.mark.parametrize("path", ["/boards", "/", "/boards/shelf/shelf-1", "/agents/shelf"])
+def test_a_change_of_a_board_is_seen_within_a_second(
+    ann: Window, report: Report, path: str
+) -> None:
+    page = ann.live("/boards")
+    expect(page.get_by_role("row", name="shelf-1")).to_contain_text("available")
+    page = ann.live(path)
+    took = []
+    for number in range(5):
+        why = f"its cable is loose for the {number}. time"
+        page.evaluate(f"(text) => {{ window.shown = ({_SHOWN})(text); }}", why)
+        begun = time.time()
+        report("shelf-1", DeviceStatus.BROKEN, why)
+        took.append(page.evaluate("window.shown") / 1000 - begun)
+        report("shelf-1", DeviceStatus.AVAILABLE, None)
+        expect(page.get_by_text(why)).to_have_count(0)
+    print(path, took)
+    # Of a machine that does much else meanwhile, one may be late.
+    assert statistics.median(took) < 1
+
+
+def test_changes_do_not_disturb_who_searches_sorts_and_chooses(
+    ann: Window, report: Report, mosquitto: Mosquitto
+) -> None:
+    page = ann.live("/boards")
+    expect(page.get_by_role("row", name="shelf-1")).to_be_visible()
+    box = page.get_by_role("checkbox", name="Choose bench-1 of bench")
+    box.check()
+    search = page.get_by_role("searchbox", name="Search")
+    search.click()
+    for number, letter in enumerate("bench-1"):
+        page.keyboard.type(letter)
+        report("shelf-1", DeviceStatus.BROKEN, f"broken for the {number}. time")
+    expect(page).to_have_url(re.compile(r"/boards\?search=bench-1&"))
+    assert names(page) == ["bench-1"]
+    expect(search).to_be_focused()
+    expect(search).to_have_value("bench-1")
+    # What is found is live, too, and so is what is found when nothing is asked for any more.
+    with icefarm.Client(mosquitto.url, name="bob") as bob:
+        held = bob.reserve(boards=["bench-1"])
+        expect(page.get_by_role("row", name="bench-1")).to_contain_text("bob")
+        page.keyboard.press("Control+a")
+        page.keyboard.press("Delete")
+        expect(page.get_by_role("row", name="shelf-1")).to_contain_text("broken for the 6. time")
+        expect(search).to_be_focused()
+        page.get_by_label("Status").select_option("broken")
+        expect(page.get_by_role("row", name="bench-1")).to_have_count(0)
+        assert names(page) == ["shelf-1"]
+        page.get_by_role("link", name="Show all").click()
+        held.release()
+
+    page.get_by_role("link", name="Board", exact=True).click()
+    expect(page.get_by_role("columnheader", name="Board", exact=True)).to_have_attribute(
+        "aria-sort", "descending"
+    )
+    assert names(page) == ["shelf-1", "bench-2", "bench-1"]
+    box = page.get_by_role("checkbox", name="Choose bench-1 of bench")
+    box.check()
+    box.focus()
+    report("shelf-2", DeviceStatus.AVAILABLE, None)
+    expect(page.get_by_role("row", name="shelf-2")).to_be_visible()
+    assert names(page) == ["shelf-2", "shelf-1", "bench-2", "bench-1"]
+    expect(box).to_be_checked()
+    expect(box).to_be_focused()
+    report("shelf-1", DeviceStatus.AVAILABLE, None)
+    expect(page.get_by_role("row", name="shelf-1")).to_contain_text("available")
+    expect(box).to_be_checked()
+
+
+def test_a_page_that_is_open_says_what_is_lost(
+    ann: Window, mosquitto: Mosquitto, postgres: str, database_url: str
+) -> None:
+    page = ann.live("/boards")
+    lost = page.get_by_role("alert").filter(has_text="Control has lost")
+    expect(lost).to_have_count(0)
+    mosquitto.stop()
+    expect(lost).to_contain_text("lost the broker")
+    assert names(page) == ["bench-1", "bench-2"]
+    mosquitto.start()
+    expect(lost).to_have_count(0)
+    expect(page.get_by_text("leads yet")).to_have_count(0)
+    with no_database(postgres, database_url):
+        expect(lost).to_contain_text("lost the database")
+        assert names(page) == ["bench-1", "bench-2"]
+        ann.expect("/agents", 503)
+        ann.open("/agents")
+        expect(page.get_by_role("heading", level=1)).to_have_text("The database does not answer")
+    # By itself.
+    expect(page.get_by_role("heading", level=1)).to_have_text("Agents")
+    expect(lost).to_have_count(0)
+
+
+def test_a_page_that_is_open_outlives_control(
+    processes: Processes, mosquitto: Mosquitto, chromium: Chromium
+) -> None:
+    port = free_port()
+    processes.control(web=f"127.0.0.1:{port}")
+    processes.agent("bench", boards=1)
+    wait_for_boards(mosquitto.url, 1)
+    with (
+        window(chromium, processes.dashboard()) as opened,
+        icefarm.Client(mosquitto.url, name="bob") as bob,
+    ):
+        opened.login("ann")
+        page = opened.live("/boards")
+        expect(page.get_by_role("row", name="bench-1")).to_contain_text("available")
+        page.get_by_role("checkbox", name="Choose bench-1").check()
+        processes.kill("control")
+        expect(page.get_by_role("alert").filter(has_text="has lost control")).to_be_visible()
+        assert names(page) == ["bench-1"]
+        processes.control(web=f"127.0.0.1:{port}")
+        expect(page.get_by_role("alert").filter(has_text="lost")).to_have_count(0, timeout=20_000)
+        # She is still logged in, what she chose is chosen, and what changes is shown.
+        expect(page).to_have_url(opened.url + "/boards")
+        expect(page.get_by_text("ann (operator)")).to_be_visible()
+        expect(page.get_by_role("checkbox", name="Choose bench-1")).to_be_checked()
+        until(bob.is_served)
+        with bob.reserve(1):
+            expect(page.get_by_role("row", name="bench-1")).to_contain_text("bob")
+        # Nothing else was wrong than that the page's changes did not come.
+        for fault in opened.faults:
+            assert "/live/boards" in fault or "htmx:sse:error" in fault
+        opened.faults.clear()
