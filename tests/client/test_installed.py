@@ -142,8 +142,8 @@ def test_an_installed_control_has_its_tables_and_its_dashboard(
     command = (python.with_name("icefarm-control"), "--database", database_url)
     processes.start("control", *map(str, command), "--web", "127.0.0.1:0")
     source = Path(__file__).parents[2] / "control" / "src" / "icefarm_control" / "web" / "static"
-    where = [python, "-c", "import icefarm_control as control; print(control.__file__)"]
-    found = subprocess.run(where, capture_output=True, text=True, check=True).stdout
+    asked = "import icefarm_control as control; print(control.__file__)"
+    found = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout
     assert found.startswith(str(python.parents[1])), "not the installed package would be tried"
     static = [path for path in source.rglob("*") if path.is_file()]
     assert len(static) > 4
