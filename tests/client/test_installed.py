@@ -5,9 +5,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import httpx
 import pytest
+from support.processes import Processes
+from support.waiting import until
 
-PARTS = ("schemas", "broker", "client")
+from icefarm_broker.mosquitto import Mosquitto
+
+PARTS = ("schemas", "broker", "control", "client")
 SCRIPT = '''
 """What users write, and which types they may rely on."""
 
@@ -128,3 +133,34 @@ def test_what_users_need_is_in_the_wheels(python: Path) -> None:
         [python, "-c", source], capture_output=True, text=True, check=True
     ).stdout
     assert plugin.startswith(str(python.parents[1])), "not the installed plugin was loaded"
+
+
+def test_an_installed_control_has_its_tables_and_its_dashboard(
+    python: Path, mosquitto: Mosquitto, database_url: str, tmp_path: Path
+) -> None:
+    processes = Processes(mosquitto.url, database_url, tmp_path)
+    command = (python.with_name("icefarm-control"), "--database", database_url)
+    processes.start("control", *map(str, command), "--web", "127.0.0.1:0")
+    source = Path(__file__).parents[2] / "control" / "src" / "icefarm_control" / "web" / "static"
+    asked = "import icefarm_control as control; print(control.__file__)"
+    found = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout
+    assert found.startswith(str(python.parents[1])), "not the installed package would be tried"
+    static = [path for path in source.rglob("*") if path.is_file()]
+    assert len(static) > 4
+    try:
+        with httpx.Client(base_url=processes.dashboard()) as browser:
+            # It is ready when it has made its tables and functions.
+            until(lambda: browser.get("/readyz").status_code == 200)
+            until(lambda: browser.get("/login").status_code == 200)
+            assert "<h1>Log in</h1>" in browser.get("/login").text
+            for path in static:
+                name = path.relative_to(source).as_posix()
+                assert browser.get(f"/static/{name}").content == path.read_bytes(), name
+            assert browser.get("/api/v1/openapi.json").json()["info"]["title"] == "iCEFARM"
+            token = browser.get("/login").text.partition('name="csrf" value="')[2].partition('"')[0]
+            assert browser.post("/login", data={"name": "ann", "csrf": token}).status_code == 303
+            for page in ("/", "/boards", "/agents", "/reservations", "/history", "/audit"):
+                assert browser.get(page).status_code == 200, page
+    finally:
+        processes.stop()
+        print(processes.logs())

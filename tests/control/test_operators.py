@@ -1,6 +1,7 @@
 """What operators do, by the database alone."""
 
 import secrets
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from icefarm_schemas import (
     EndRequest,
     ErrorCode,
     ExtendLeasesRequest,
+    ForgetAgentsRequest,
     ForgetRequest,
     Message,
     NoteRequest,
@@ -273,6 +275,57 @@ async def test_what_is_forgotten_is_gone_whether_its_agent_is_there_or_not(
     assert (await database.call("SELECT operation FROM command WHERE number > 3"))[0] == {
         "operation": "remove"
     }
+
+
+async def test_an_agent_that_will_not_come_back_is_forgotten(database: Database) -> None:
+    code = ErrorCode
+    request = ForgetAgentsRequest(agents=("pi",))
+    assert await refused(database, "forget_agents", request) is code.NO_SUCH_AGENT
+    await an_agent(database)
+    assert await refused(database, "forget_agents", request) is code.NOT_AVAILABLE
+    await operate(database, "drain", DrainRequest(agents=("pi",)))
+    await an_agent(database, status=S.OFFLINE)
+    await an_agent(database, "other")
+    both = ForgetAgentsRequest(agents=("pi", "other"))
+    assert await refused(database, "forget_agents", both) is code.NOT_AVAILABLE
+    tried = await operate(
+        database, "forget_agents", ForgetAgentsRequest(agents=("pi",), dry_run=True)
+    )
+    assert [agent.agent for agent in tried.agents or ()] == ["pi"]
+    assert len(await database.call("SELECT FROM agent")) == 2
+    done = await operate(database, "forget_agents", request)
+    assert done == tried
+    assert await database.call("SELECT name FROM agent") == [{"name": "other"}]
+    assert await database.call("SELECT DISTINCT agent FROM device") == [{"agent": "other"}]
+    assert await wanted(database) == []
+    commands = await database.call("SELECT agent, device, operation FROM command ORDER BY number")
+    assert [tuple(row.values()) for row in commands] == [
+        ("pi", "a", "remove"),
+        ("pi", "b", "remove"),
+        ("pi", "", "remove"),
+    ]
+    # A leader that has begun meanwhile has read its state before it was removed.
+    inventory = Inventory()
+    for state in (AgentState(status=S.OFFLINE), None):
+        reports = Reports(agents={"pi": state})
+        await database.transaction(partial(inventory.write, reports=reports))
+    assert await database.call("SELECT FROM agent WHERE name = 'pi'") == []
+    assert [(entry.outcome, entry.error) for entry in await entries(database)][:2] == [
+        ("pi", None),
+        ("pi", None),
+    ]
+
+
+async def test_an_agent_is_not_forgotten_as_long_as_somebody_holds_a_board_of_it(
+    database: Database,
+) -> None:
+    await an_agent(database)
+    await reserve(database, devices=("a",))
+    await an_agent(database, status=S.OFFLINE)
+    request = ForgetAgentsRequest(agents=("pi",))
+    assert await refused(database, "forget_agents", request) is ErrorCode.NOT_AVAILABLE
+    await operate(database, "end", EndRequest(client="ann"))
+    assert (await operate(database, "forget_agents", request)).error is None
 
 
 async def test_the_record_says_who_asked_for_what_and_is_read_in_pieces(

@@ -15,12 +15,14 @@ from types import ModuleType
 import griffe
 import pytest
 import typer
+from fastapi import FastAPI
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import icefarm
 import icefarm_schemas
 from icefarm.cli import app
+from icefarm_control.web import api, api_actions
 from icefarm_schemas import ErrorCode, Message
 from icefarm_schemas.topics import Topic
 
@@ -143,6 +145,24 @@ def test_each_topic_and_message_is_described(site: Path) -> None:
                 assert f"<code>{field}</code>" in section, f"{name}.{field}"
     for code in ErrorCode:
         assert f"<code>{code}</code>" in page
+
+
+def test_each_request_of_the_rest_api_is_described(site: Path) -> None:
+    page = (site / "reference" / "rest.html").read_text()
+    served = FastAPI()
+    served.include_router(api.router)
+    served.include_router(api_actions.router)
+    document = served.openapi()
+    for path, methods in document["paths"].items():
+        for method, request in methods.items():
+            row = page.split(f"<code>{method.upper()} {path}</code>")[1].split("</tr>")[0]
+            for parameter in request.get("parameters", ()):
+                if parameter["in"] == "query":
+                    assert f"<code>{parameter['name']}</code>" in row, f"{path}: {parameter}"
+    for name in ("Board", "BoardDetails", "Agent", "Reservation", "UsageReport"):
+        section = page.split(f'<h3 id="{name}">')[1].split("<h3")[0]
+        for field in document["components"]["schemas"][name]["properties"]:
+            assert f"<code>{field}</code>" in section, f"{name}.{field}"
 
 
 def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:

@@ -16,7 +16,7 @@ from icefarm_schemas.topics import SessionStateTopic, StreamUpTopic
 
 
 @pytest.fixture
-def farm(tmp_path: Path, database_url: str) -> Iterator[Mosquitto]:
+def running(tmp_path: Path, database_url: str) -> Iterator[tuple[Mosquitto, Processes]]:
     """Everybody's password is the name."""
     roles = {
         "control": Role.CONTROL,
@@ -35,9 +35,15 @@ def farm(tmp_path: Path, database_url: str) -> Iterator[Mosquitto]:
             *("--name", "bench", "--virtual-boards", "1", "--virtual-speed", "20"),
             *("--broker", url_of(broker, "bench")),
         )
-        yield broker
+        yield broker, processes
         processes.stop()
         print(processes.logs())
+
+
+@pytest.fixture
+def farm(running: tuple[Mosquitto, Processes]) -> Mosquitto:
+    """The broker of a farm with accounts."""
+    return running[0]
 
 
 def url_of(broker: Mosquitto, name: str) -> str:
@@ -59,7 +65,10 @@ async def test_a_console_is_its_holders_alone(farm: Mosquitto) -> None:
             assert lines[1:] == [b"default firmware\n"] * 4
 
 
-def test_only_an_operator_deals_with_the_boards_of_others(farm: Mosquitto) -> None:
+def test_only_an_operator_deals_with_the_boards_of_others(
+    running: tuple[Mosquitto, Processes],
+) -> None:
+    farm, processes = running
     ended: list[icefarm.ReservationEnded] = []
     with icefarm.Client(url_of(farm, "ann")) as ann, icefarm.Client(url_of(farm, "olga")) as olga:
         until(lambda: ann.is_served() and [b.status for b in ann.boards()] == ["available"])
@@ -92,6 +101,11 @@ def test_only_an_operator_deals_with_the_boards_of_others(farm: Mosquitto) -> No
             ("olga", "end", True),
             ("olga", "extend", False),
         ]
+        # What an agent has left at the broker is control's to remove, when an operator says so.
+        processes.kill("agent")
+        until(lambda: [each.status for each in ann.agents()] == ["offline"])
+        olga.operator.forget_agents("bench")
+        until(lambda: not ann.agents() and not ann.boards())
 
 
 async def intrude(url: str, held: icefarm.Reservation, session: str) -> None:

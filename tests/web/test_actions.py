@@ -3,7 +3,7 @@
 import re
 
 import httpx
-from support.processes import Processes
+from support.processes import Processes, wait_for_boards
 from support.waiting import until
 
 import icefarm
@@ -79,6 +79,29 @@ def test_agents_are_drained_and_resumed(browser: Browser, mosquitto: Mosquitto) 
     until(lambda: "<b>2</b> of 2" in browser.page("/"))
 
 
+def test_an_agent_that_will_not_come_back_is_forgotten(
+    browser: Browser, farm: Processes, mosquitto: Mosquitto
+) -> None:
+    farm.agent("old", boards=1)
+    wait_for_boards(mosquitto.url, 3)
+    assert "/do/forget-agents" not in browser.page("/agents/old")
+    said = act(browser, "/do/forget-agents?agent=old")
+    assert said == "Nothing was done: the agent 'old' is there; stop it first.".replace(
+        "'", "&#39;"
+    )
+    farm.kill("agent-old")
+    until(lambda: "/do/forget-agents" in browser.page("/agents/old"))
+    assert act(browser, "/do/forget-agents?agent=old&back=/agents") == "Done: old is forgotten."
+    assert "old" not in browser.page("/agents")
+    with icefarm.Client(mosquitto.url, name="bob") as bob:
+        # At the broker, too.
+        until(lambda: [agent.name for agent in bob.agents()] == ["bench"])
+        assert [board.agent for board in bob.boards()] == ["bench", "bench"]
+        farm.agent("old", boards=1)
+        until(lambda: len(bob.boards()) == 3)
+    until(lambda: "old" in browser.page("/agents"))
+
+
 def test_the_api_does_the_same(browser: Browser, farm: Processes, mosquitto: Mosquitto) -> None:
     api = httpx.Client(base_url=f"{farm.dashboard()}/api/v1", auth=("ann", ""))
     with api, icefarm.Client(mosquitto.url, name="bob") as bob:
@@ -96,8 +119,12 @@ def test_the_api_does_the_same(browser: Browser, farm: Processes, mosquitto: Mos
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "reservation_ended")
         assert api.post("/agents/drain", json={"agents": ["nobody"]}).status_code == 404
         assert api.post("/agents/drain", json={"agents": ["bench"], "all": True}).status_code == 422
+        assert api.post("/agents/forget", json={"agents": ["nobody"]}).status_code == 404
+        assert api.post("/agents/forget", json={"agents": ["bench"]}).status_code == 409
         assert api.post("/boards/note", content="text=x").status_code == 422
         assert [entry["operation"] for entry in api.get("/audit").json()] == [
+            "forget_agents",
+            "forget_agents",
             "drain",
             "end",
             "end",

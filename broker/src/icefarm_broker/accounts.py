@@ -73,9 +73,9 @@ def rules(role: Role, name: str, root: str = DEFAULT_ROOT) -> list[tuple[str, st
             ("readwrite", ControlStateTopic.pattern(root)),
             ("readwrite", ControlProcessTopic.pattern(root)),
             ("readwrite", AvailabilityTopic.pattern(root)),
-            ("read", AgentStateTopic.pattern(root)),
             ("read", LogTopic.pattern(root)),
             # Written only to remove what an agent that is gone has left.
+            ("readwrite", AgentStateTopic.pattern(root)),
             ("readwrite", DeviceStateTopic.pattern(root)),
             ("readwrite", AssignmentTopic.pattern(root)),
             ("readwrite", NoteTopic.pattern(root)),

@@ -17,6 +17,7 @@ from icefarm_schemas import (
     DrainRequest,
     EndRequest,
     ExtendLeasesRequest,
+    ForgetAgentsRequest,
     ForgetRequest,
     Message,
     NoteRequest,
@@ -157,6 +158,16 @@ class AsyncOperator:
         """
         request = make(ForgetRequest, devices=_boards(boards), dry_run=dry_run)
         return await self._of_devices(OperatorOperation.FORGET, request)
+
+    async def forget_agents(self, *agents: str, dry_run: bool = False) -> list[ConcernedAgent]:
+        """Remove agents that are not there, with their boards; one that comes back is new.
+
+        Raises:
+            NoSuchAgentError: the farm has no such agent.
+            NotAvailableError: it is there, or somebody holds a board of it.
+        """
+        request = make(ForgetAgentsRequest, agents=agents, dry_run=dry_run)
+        return await self._of_agents(OperatorOperation.FORGET_AGENTS, request)
 
     async def note(
         self, *boards: BoardName, text: str, dry_run: bool = False

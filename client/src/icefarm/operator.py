@@ -109,6 +109,10 @@ class Operator:
         """Remove boards, and let their agents look for them anew."""
         return self._call(self._find().forget(*boards, dry_run=dry_run))
 
+    def forget_agents(self, *agents: str, dry_run: bool = False) -> list[ConcernedAgent]:
+        """Remove agents that are not there, with their boards; one that comes back is new."""
+        return self._call(self._find().forget_agents(*agents, dry_run=dry_run))
+
     def note(self, *boards: BoardName, text: str, dry_run: bool = False) -> list[ConcernedDevice]:
         """Write something about boards for all to see (`Board.note`); an empty text removes it."""
         return self._call(self._find().note(*boards, text=text, dry_run=dry_run))

@@ -142,6 +142,15 @@ class Inventory:
             """,
             {"rows": json.dumps(rows)},
         )
+        # It was forgotten by an operator, and may have been read before it was removed there.
+        await cursor.execute(
+            """
+            DELETE FROM agent
+            WHERE name = ANY(%(removed)s)
+              AND NOT EXISTS (SELECT FROM device d WHERE d.agent = agent.name)
+            """,
+            {"removed": [name for name, state in agents.items() if state is None]},
+        )
         # Also those of which the broker knows nothing any more.
         await cursor.execute(
             "UPDATE agent SET status = 'offline' WHERE status <> 'offline' "

@@ -28,6 +28,7 @@ from icefarm_schemas import (
 )
 from icefarm_schemas.topics import (
     AgentCommandTopic,
+    AgentStateTopic,
     AgentWishTopic,
     AssignmentTopic,
     AvailabilityTopic,
@@ -165,7 +166,12 @@ class Mirror:
         )
         for row in sorted(commands, key=lambda row: row["number"]):
             agent, device, operation = row["agent"], row["device"], row["operation"]
-            if operation == "remove" or (operation == AgentCommand.FORGET and agent not in online):
+            if not device:
+                if agent not in online:
+                    self._commands.put_nowait((AgentStateTopic(agent), b""))
+            elif operation == "remove" or (
+                operation == AgentCommand.FORGET and agent not in online
+            ):
                 self._commands.put_nowait((DeviceStateTopic(agent, device), b""))
             else:
                 command = DeviceCommand(device=device)

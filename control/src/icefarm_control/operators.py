@@ -23,6 +23,7 @@ from icefarm_schemas import (
     EndRequest,
     ErrorCode,
     ExtendLeasesRequest,
+    ForgetAgentsRequest,
     ForgetRequest,
     Message,
     NoteRequest,
@@ -114,6 +115,8 @@ async def _do(cursor: Cursor, who: Operator, request: Message) -> Reply:
             return await _deal_with_reservations(cursor, who, request)
         case DrainRequest() | ResumeRequest() | RestartRequest():
             return await _deal_with_agents(cursor, who, request)
+        case ForgetAgentsRequest():
+            return await _forget_agents(cursor, who, request)
         case RestartDevicesRequest() | ForgetRequest() | NoteRequest():
             return await _deal_with_devices(cursor, who, request)
     raise AssertionError(f"no rule for {request!r}")
@@ -177,12 +180,56 @@ async def _deal_with_agents(cursor: Cursor, who: Operator, request: _OfAgents) -
                 "restart": isinstance(request, RestartRequest),
             },
         )
+    return Reply.model_validate({"agents": await _concerned_agents(cursor, names)})
+
+
+async def _concerned_agents(cursor: Cursor, names: Sequence[str]) -> list[dict[str, Any]]:
     rows = await all_rows(
         cursor,
         "SELECT concerned_agent(a) AS agent FROM agent a WHERE name = ANY(%(n)s) ORDER BY name",
-        {"n": names},
+        {"n": list(names)},
     )
-    return Reply.model_validate({"agents": [row["agent"] for row in rows]})
+    return [row["agent"] for row in rows]
+
+
+async def _forget_agents(cursor: Cursor, who: Operator, request: ForgetAgentsRequest) -> Reply:
+    # Locked, so that none comes back meanwhile.
+    rows = await all_rows(
+        cursor,
+        """
+        SELECT name, status, EXISTS (
+            SELECT FROM device d WHERE d.agent = a.name AND d.reservation IS NOT NULL
+        ) AS is_held
+        FROM agent a WHERE name = ANY(%(names)s) ORDER BY name FOR UPDATE
+        """,
+        {"names": list(request.agents)},
+    )
+    found = {row["name"]: row for row in rows}
+    for name in request.agents:
+        if name not in found:
+            raise _no_such_agent(name)
+        if found[name]["status"] != "offline":
+            why = "is there; stop it first"
+        elif found[name]["is_held"]:
+            why = "has boards that somebody holds; end their reservations first"
+        else:
+            continue
+        raise RefusedError(ErrorCode.NOT_AVAILABLE, f"the agent {name!r} {why}", agent=name)
+    reply = Reply.model_validate({"agents": await _concerned_agents(cursor, request.agents)})
+    await all_rows(
+        cursor,
+        "SELECT forget_agents(%(who)s, %(names)s)",
+        {"who": who.name, "names": list(request.agents)},
+    )
+    return reply
+
+
+def _no_such_agent(name: str) -> RefusedError:
+    return RefusedError(
+        ErrorCode.NO_SUCH_AGENT,
+        f"the farm has no agent {name!r}; `icefarm agents` lists them",
+        agent=name,
+    )
 
 
 async def _find_agents(cursor: Cursor, request: _OfAgents) -> list[str]:
@@ -199,11 +246,7 @@ async def _find_agents(cursor: Cursor, request: _OfAgents) -> list[str]:
         return [name for name, row in found.items() if row["status"] != "offline"]
     for name in request.agents or ():
         if name not in found:
-            raise RefusedError(
-                ErrorCode.NO_SUCH_AGENT,
-                f"the farm has no agent {name!r}; `icefarm agents` lists them",
-                agent=name,
-            )
+            raise _no_such_agent(name)
         if isinstance(request, RestartRequest) and found[name]["status"] == "offline":
             raise RefusedError(
                 ErrorCode.NOT_AVAILABLE,

@@ -41,6 +41,8 @@ class OperatorOperation(StrEnum):
     """Start boards anew where they are, whoever holds them."""
     FORGET = "forget"
     """Remove boards, and find them again if they are there."""
+    FORGET_AGENTS = "forget_agents"
+    """Remove agents that are not there, with their boards."""
     NOTE = "note"
     """Write something about boards for all to see."""
     AUDIT = "audit"
@@ -167,6 +169,20 @@ class ForgetRequest(_OfDevices):
     """Remove devices, and what is noted of them; agents that are there look for them anew."""
 
 
+class ForgetAgentsRequest(Message):
+    """Remove `agents` that are offline, with their boards, of which nobody may hold one.
+
+    One that comes back is found as if it were new.
+    """
+
+    agents: Annotated[
+        tuple[Name, ...],
+        Field(min_length=1, max_length=_MOST_NAMED),
+        AfterValidator(_check_no_repetition),
+    ]
+    dry_run: bool = False
+
+
 class NoteRequest(_OfDevices):
     """Write something about devices, in the place of what is written there; nothing removes it."""
 
@@ -193,6 +209,7 @@ OPERATIONS: dict[str, type[Message]] = {
     OperatorOperation.RESTART: RestartRequest,
     OperatorOperation.RESTART_DEVICES: RestartDevicesRequest,
     OperatorOperation.FORGET: ForgetRequest,
+    OperatorOperation.FORGET_AGENTS: ForgetAgentsRequest,
     OperatorOperation.NOTE: NoteRequest,
     OperatorOperation.AUDIT: AuditRequest,
     OperatorOperation.PROBE: ProbeRequest,

@@ -121,6 +121,17 @@ BEGIN
       AND NOT (d.online AND d.status <> 'gone');
 END $$;
 
+-- Remove agents that are away, with their devices. Whoever leads removes what they have left at the
+-- broker; a command without a device is about the agent itself.
+CREATE OR REPLACE FUNCTION forget_agents(who text, names text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM forget(who, array_agg(agent), array_agg(name)) FROM device WHERE agent = ANY(names);
+    INSERT INTO command (at, agent, device, operation)
+    SELECT now(), name, '', 'remove' FROM unnest(names) AS name;
+    DELETE FROM agent WHERE name = ANY(names);
+END $$;
+
 -- An agent as an operator sees it: icefarm_schemas.ConcernedAgent.
 CREATE OR REPLACE FUNCTION concerned_agent(a agent) RETURNS jsonb
 LANGUAGE sql STABLE AS $$

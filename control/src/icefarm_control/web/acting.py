@@ -19,6 +19,7 @@ from icefarm_schemas import (
     DrainRequest,
     EndRequest,
     ExtendLeasesRequest,
+    ForgetAgentsRequest,
     ForgetRequest,
     Message,
     NoteRequest,
@@ -179,6 +180,16 @@ ACTIONS = {
             minutes=10,
             is_grave=True,
         ),
+        Action(
+            "forget-agents",
+            OperatorOperation.FORGET_AGENTS,
+            ForgetAgentsRequest,
+            "Forget",
+            "agents",
+            "For agents that will not come back: the farm forgets them and their boards, of which "
+            "nobody may hold one. One that comes back all the same is found as if it were new.",
+            is_grave=True,
+        ),
     )
 }
 """By name."""
@@ -202,7 +213,7 @@ def read_request(action: Action, given: QueryParams, *, dry_run: bool = False) -
         named = [name for name in dict.fromkeys(given.getlist(parameter)) if name]
         if named:
             fields[field] = named[0] if field == "client" else named
-    if given.get("all") == "yes" and action.about != "devices":
+    if given.get("all") == "yes" and "all" in action.request.model_fields:
         fields["all"] = True
     if action.needs == "minutes":
         text = given.get("minutes", str(action.minutes))
@@ -267,6 +278,8 @@ def _of_reservation(action: Action, state: ReservationState) -> str:
 def _of_agent(action: Action, agent: ConcernedAgent) -> str:
     if action.name == "resume":
         return f"{agent.agent} gives its boards away again"
+    if action.name == "forget-agents":
+        return f"{agent.agent} is forgotten"
     held = len(agent.reservations)
     what = "is restarted" if agent.restart else "is drained"
     if held == 0:

@@ -19,6 +19,7 @@ from icefarm_schemas import (
     Error,
     ErrorCode,
     ExtendLeasesRequest,
+    ForgetAgentsRequest,
     ForgetRequest,
     Message,
     NoteRequest,
@@ -135,6 +136,15 @@ async def restart(
 ) -> list[ConcernedAgent]:
     """Drain agents and let them end, to be started again by what supervises them."""
     reply = await _ask(request, user, OperatorOperation.RESTART, wanted, key)
+    return list(reply.agents or ())
+
+
+@router.post("/agents/forget")
+async def forget_agents(
+    request: Request, user: Operator, wanted: ForgetAgentsRequest, key: Key = None
+) -> list[ConcernedAgent]:
+    """Remove agents that are not there, with their boards, of which nobody may hold one."""
+    reply = await _ask(request, user, OperatorOperation.FORGET_AGENTS, wanted, key)
     return list(reply.agents or ())
 
 

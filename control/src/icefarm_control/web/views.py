@@ -14,7 +14,9 @@ class Board(_View):
     """A board, and the reservation that it is in.
 
     `status` is that of the board as its agent reports it; `away` when its agent is, and `gone` when
-    it was unplugged while somebody holds it. Times are in UTC.
+    it was unplugged while somebody holds it. `behaviour` is what its holder has it do, with these
+    `arguments`, until `expires_at`. An operator has written the `note`. Of one that is `draining`,
+    its agent is drained, so that it is given to nobody.
     """
 
     agent: str
@@ -23,18 +25,14 @@ class Board(_View):
     status: str
     detail: str | None = None
     note: str | None = None
-    """What an operator has written about it."""
     draining: bool = False
-    """Whether its agent is drained, so that it is given to nobody."""
     behaviours: list[str]
     labels: dict[str, Any] = Field(default_factory=dict)
     away_since: datetime | None = None
     reservation: str | None = None
     client: str | None = None
     behaviour: str | None = None
-    """What its holder has it do."""
     arguments: dict[str, Any] | None = None
-    """Of that behaviour."""
     expires_at: datetime | None = None
 
 
