@@ -11,7 +11,7 @@ from support.processes import Processes, script
 from support.recorder import Recorder
 from support.waiting import until
 
-from icefarm_schemas import DeviceState, DeviceStatus, Presence
+from icefarm_schemas import AgentStatus, DeviceState, DeviceStatus
 from icefarm_schemas.topics import AgentStateTopic, DeviceStateTopic
 from kernel import assassin
 from kernel.machine import HOST, Machine
@@ -88,7 +88,7 @@ class Lab:
 
         def online() -> bool:
             told = self.recorder.of(AgentStateTopic, agent=self.machine.name)
-            return bool(told) and told[-1].message.status is Presence.ONLINE
+            return bool(told) and told[-1].message.status is AgentStatus.ONLINE
 
         until(online, "the agent online", timeout=60)
 

@@ -9,7 +9,7 @@ from support.waiting import until
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto
-from icefarm_schemas import DeviceStatus, Presence
+from icefarm_schemas import AgentStatus, DeviceStatus
 from icefarm_schemas.topics import AgentStateTopic
 from kernel import picos
 from kernel.boards import Boards
@@ -76,7 +76,7 @@ def test_a_board_that_hangs_in_a_transfer_holds_up_nobody(
         assert next(results).pulses == expected_pulses(bitstream)
         # Meanwhile, its agent was there all the time.
         said = agent.recorder.of(AgentStateTopic, agent="lab")[told:]
-        assert all(one.message.status is Presence.ONLINE for one in said)
+        assert all(one.message.status is AgentStatus.ONLINE for one in said)
 
 
 def test_a_board_that_is_found_in_its_bootloader_is_taken_in(agent: Lab, boards: Boards) -> None:
