@@ -71,6 +71,19 @@ def test_agents_are_drained_and_resumed(farm: Processes, ann: icefarm.Client) ->
         assert held.boards[0].status == "ready"
 
 
+def test_agents_that_will_not_come_back_are_forgotten(farm: Processes, ann: icefarm.Client) -> None:
+    assert "is there" in refused(farm, ExitCode.NOT_AVAILABLE, "agents", "forget", "bench", "--yes")
+    farm.kill("agent-bench")
+    until(lambda: status_of(ann) == "offline")
+    would = done(farm, "agents", "forget", "bench", "--dry-run")
+    assert would == "bench would be forgotten, with its boards\n"
+    assert status_of(ann) == "offline"
+    assert done(farm, "agents", "forget", "bench", "--yes") == (
+        "bench is forgotten, with its boards\n"
+    )
+    until(lambda: ann.agents() == [] and ann.boards() == [])
+
+
 def test_agents_are_restarted_one_after_the_other(tmp_path: Path) -> None:
     port = free_port()
     farm = Processes(f"mqtt://127.0.0.1:{port}", "", tmp_path)

@@ -1,4 +1,4 @@
-"""`icefarm agents drain`, `resume` and `restart`."""
+"""`icefarm agents drain`, `resume`, `restart` and `forget`."""
 
 import time
 from typing import Annotated
@@ -143,6 +143,32 @@ def restart(
         if yes or deed.is_wanted(farm):
             for agent in act(farm, True):
                 _restart_and_wait(farm, agent.agent, deadline, deed, manner)
+
+
+@agents.command("forget")
+def forget(
+    options: FarmOptions,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Agents, as `icefarm agents` lists them.", autocompletion=complete_agent
+        ),
+    ],
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Remove agents that will not come back, with their boards, of which nobody may hold one.
+
+    Example: icefarm agents forget bench-1
+    """
+
+    def describe(farm: Client, agent: ConcernedAgent, would: bool) -> str:
+        return f"{agent.agent} {'would be' if would else 'is'} forgotten, with its boards"
+
+    Deed(
+        lambda farm, dry: farm.operator.forget_agents(*names, dry_run=dry), describe, "Forget?"
+    ).do(options, Manner(dry_run, as_json, yes))
 
 
 def _describe_restart(farm: Client, agent: ConcernedAgent, would: bool) -> str:
