@@ -215,7 +215,7 @@ def restart_one_after_the_other(url: str) -> list[str]:
 
 
 def boot_of(client: icefarm.Client, agent: str) -> str | None:
-    return client._client._view.agents[agent].boot_id
+    return {found.name: found.boot_id for found in client.agents()}.get(agent)
 
 
 def test_a_board_is_started_anew_forgotten_and_noted(
