@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, Strict, model_validator
 
 from icefarm_schemas.errors import ErrorCode
 from icefarm_schemas.message import Message, UtcTime
@@ -77,7 +77,10 @@ _Devices = Annotated[
     Field(min_length=1, max_length=_MOST_NAMED),
     AfterValidator(_check_no_repetition),
 ]
-_Deadline = Annotated[float, Field(ge=0, le=MAX_DRAIN_DEADLINE)]
+# What is done to other people's boards is never guessed: 0 is not false, and false is not 0.
+_Flag = Annotated[bool, Strict()]
+_Seconds = Annotated[float, Strict()]
+_Deadline = Annotated[_Seconds, Field(ge=0, le=MAX_DRAIN_DEADLINE)]
 
 
 class _OfReservations(Message):
@@ -90,8 +93,8 @@ class _OfReservations(Message):
     reservations: _Names = None
     devices: _Devices | None = None
     client: Name | None = None
-    all: bool = False
-    dry_run: bool = False
+    all: _Flag = False
+    dry_run: _Flag = False
 
     @model_validator(mode="after")
     def _one_of_four(self) -> Self:
@@ -116,15 +119,15 @@ class ExtendLeasesRequest(_OfReservations):
     What it is about is said as for an `EndRequest`.
     """
 
-    duration: float = Field(gt=0, allow_inf_nan=False)
+    duration: _Seconds = Field(gt=0, allow_inf_nan=False)
 
 
 class _OfAgents(Message):
     """Exactly one of `agents` and `all`, which are those that are there."""
 
     agents: _Names = None
-    all: bool = False
-    dry_run: bool = False
+    all: _Flag = False
+    dry_run: _Flag = False
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -158,7 +161,7 @@ class RestartRequest(_OfAgents):
 
 class _OfDevices(Message):
     devices: _Devices
-    dry_run: bool = False
+    dry_run: _Flag = False
 
 
 class RestartDevicesRequest(_OfDevices):

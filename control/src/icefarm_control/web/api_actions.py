@@ -2,9 +2,9 @@
 
 import hashlib
 import secrets
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Body, Header, Request
 from fastapi.responses import JSONResponse
 
 from icefarm_control.web.access import LOGINS, Operator
@@ -67,11 +67,18 @@ router = APIRouter(
     dependencies=LOGINS,
     responses=REFUSALS
     | {
+        400: {"model": Refusal, "description": "The body is no text in UTF-8."},
         403: {"model": Refusal, "description": "You may look, but not act."},
         404: {"model": Refused, "description": "Something that is named is not there."},
         409: {"model": Refused, "description": "It cannot be done now."},
     },
 )
+
+
+def _such_as(*examples: dict[str, object]) -> Any:
+    """Bodies for the document."""
+    return Body(examples=list(examples))
+
 
 Key = Annotated[
     str | None,
@@ -96,7 +103,17 @@ async def _ask(
 
 @router.post("/reservations/end")
 async def end(
-    request: Request, user: Operator, wanted: EndRequest, key: Key = None
+    request: Request,
+    user: Operator,
+    wanted: Annotated[
+        EndRequest,
+        _such_as(
+            {"devices": ["bench-1", "attic/board-7"]},
+            {"client": "ann"},
+            {"all": True, "dry_run": True},
+        ),
+    ],
+    key: Key = None,
 ) -> list[ReservationState]:
     """End anybody's reservations, or take boards out of them; the reservations as they are then."""
     reply = await _ask(request, user, OperatorOperation.END, wanted, key)
@@ -105,7 +122,10 @@ async def end(
 
 @router.post("/reservations/extend")
 async def extend(
-    request: Request, user: Operator, wanted: ExtendLeasesRequest, key: Key = None
+    request: Request,
+    user: Operator,
+    wanted: Annotated[ExtendLeasesRequest, _such_as({"client": "ann", "duration": 7200})],
+    key: Key = None,
 ) -> list[ReservationState]:
     """Let anybody's leases end later; the reservations as they are then."""
     reply = await _ask(request, user, OperatorOperation.EXTEND, wanted, key)
@@ -114,7 +134,10 @@ async def extend(
 
 @router.post("/agents/drain")
 async def drain(
-    request: Request, user: Operator, wanted: DrainRequest, key: Key = None
+    request: Request,
+    user: Operator,
+    wanted: Annotated[DrainRequest, _such_as({"agents": ["bench"], "deadline": 600})],
+    key: Key = None,
 ) -> list[ConcernedAgent]:
     """Give the boards of agents to nobody, and take them back at a deadline."""
     reply = await _ask(request, user, OperatorOperation.DRAIN, wanted, key)
@@ -123,7 +146,10 @@ async def drain(
 
 @router.post("/agents/resume")
 async def resume(
-    request: Request, user: Operator, wanted: ResumeRequest, key: Key = None
+    request: Request,
+    user: Operator,
+    wanted: Annotated[ResumeRequest, _such_as({"all": True})],
+    key: Key = None,
 ) -> list[ConcernedAgent]:
     """Let agents go on that are drained."""
     reply = await _ask(request, user, OperatorOperation.RESUME, wanted, key)
@@ -132,7 +158,10 @@ async def resume(
 
 @router.post("/agents/restart")
 async def restart(
-    request: Request, user: Operator, wanted: RestartRequest, key: Key = None
+    request: Request,
+    user: Operator,
+    wanted: Annotated[RestartRequest, _such_as({"agents": ["bench"], "deadline": 60})],
+    key: Key = None,
 ) -> list[ConcernedAgent]:
     """Drain agents and let them end, to be started again by what supervises them."""
     reply = await _ask(request, user, OperatorOperation.RESTART, wanted, key)
@@ -150,7 +179,10 @@ async def forget_agents(
 
 @router.post("/boards/restart")
 async def restart_boards(
-    request: Request, user: Operator, wanted: RestartDevicesRequest, key: Key = None
+    request: Request,
+    user: Operator,
+    wanted: Annotated[RestartDevicesRequest, _such_as({"devices": ["bench-1", "attic/board-7"]})],
+    key: Key = None,
 ) -> list[ConcernedDevice]:
     """Start boards anew in what they do, whoever holds them."""
     reply = await _ask(request, user, OperatorOperation.RESTART_DEVICES, wanted, key)
@@ -159,7 +191,10 @@ async def restart_boards(
 
 @router.post("/boards/forget")
 async def forget(
-    request: Request, user: Operator, wanted: ForgetRequest, key: Key = None
+    request: Request,
+    user: Operator,
+    wanted: Annotated[ForgetRequest, _such_as({"devices": ["bench-1"]})],
+    key: Key = None,
 ) -> list[ConcernedDevice]:
     """Remove boards and what is noted of them; those that are there are found anew."""
     reply = await _ask(request, user, OperatorOperation.FORGET, wanted, key)
@@ -168,7 +203,10 @@ async def forget(
 
 @router.post("/boards/note")
 async def note(
-    request: Request, user: Operator, wanted: NoteRequest, key: Key = None
+    request: Request,
+    user: Operator,
+    wanted: Annotated[NoteRequest, _such_as({"devices": ["bench-1"], "text": "Its LED is dead."})],
+    key: Key = None,
 ) -> list[ConcernedDevice]:
     """Write something about boards for all to see; an empty text removes it."""
     reply = await _ask(request, user, OperatorOperation.NOTE, wanted, key)
