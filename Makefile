@@ -1,4 +1,4 @@
-# The whole workflow: make demo, up, test, faults, lint, docs, bench, circuits, lock. Each installs what it needs.
+# The whole workflow: make demo, up, test, faults, lint, docs, pictures, bench, circuits, lock. Each installs what it needs.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +14,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Where Debian puts mosquitto.
 export PATH := $(PATH):/usr/sbin
 
-.PHONY: demo up test test-kernel test-others faults fault-programs kernel-programs browser-programs lint docs bench bench-profile circuits install programs lock clean
+.PHONY: demo up test test-kernel test-others faults fault-programs kernel-programs browser-programs lint docs pictures bench bench-profile circuits install programs lock clean
 
 demo: install
 	$(BIN)/icefarm demo
@@ -48,6 +48,10 @@ lint: install
 # The site is for any web server, and its pages can be opened as files. MkDocs 2 is no warning of ours.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Of the dashboard, for the documentation.
+pictures: install browser-programs
+	PYTHONPATH=.:tests $(BIN)/python -m tests.web.pictures
 
 bench: install kernel-programs
 	$(BIN)/python -m benchmarks
