@@ -84,7 +84,10 @@ async def _listen(host: str, port: int, what: str, option: str) -> socket.socket
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
         try:
-            return socket.create_server((host, port), family=family)
+            listener = socket.create_server((host, port), family=family)
+            # asyncio sends at once on sockets that know to be TCP's; else an answer's second part
+            # waits 40 ms for the other side to have heard of the first.
+            return socket.socket(fileno=listener.detach())
         except OSError as error:
             if not said:
                 log.warning(
