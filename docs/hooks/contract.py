@@ -19,6 +19,7 @@ from icefarm_broker.accounts import Role, rules
 from icefarm_schemas import ErrorCode, Event, Message, topics
 from icefarm_schemas.operators import AGENT_COMMANDS, OPERATIONS
 from icefarm_schemas.requests import REQUESTS
+from icefarm_schemas.topic import Topic
 
 PAGE = "reference/topics.md"
 _WRITERS = (Role.CONTROL, Role.AGENT, Role.CLIENT, Role.OPERATOR)
@@ -63,12 +64,12 @@ def _topics() -> str:
                 "yes" if kind.retained else "",
                 _in_a_cell(kind),
             )
-            for kind in topics.Topic.__subclasses__()
+            for kind in Topic.__subclasses__()
         ),
     )
 
 
-def _carried(kind: type[topics.Topic]) -> str:
+def _carried(kind: type[Topic]) -> str:
     if kind.carries is bytes:
         return "bytes"
     if kind is topics.OperatorTopic:
@@ -82,13 +83,13 @@ def _carried(kind: type[topics.Topic]) -> str:
     return _link(kind.carries.__name__)
 
 
-def _writers(kind: type[topics.Topic]) -> list[Role]:
+def _writers(kind: type[Topic]) -> list[Role]:
     """Those roles; an operator may write all that a client may, which goes without saying."""
     may = [role for role in _WRITERS if _may_write(role, kind)]
     return [role for role in may if role is not Role.OPERATOR or Role.CLIENT not in may]
 
 
-def _may_write(role: Role, kind: type[topics.Topic]) -> bool:
+def _may_write(role: Role, kind: type[Topic]) -> bool:
     return any(
         "write" in access and text.replace("/anybody/", "/+/") == kind.pattern()
         for access, text in rules(role, "anybody")

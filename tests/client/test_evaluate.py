@@ -17,7 +17,12 @@ import icefarm
 import icefarm.evaluating
 from icefarm_broker.mosquitto import Mosquitto
 from icefarm_schemas import EvaluationFinished
-from icefarm_schemas.topics import EvaluateTopic, EventsTopic, SessionStateTopic, Topic
+from icefarm_schemas.topic import Topic
+from icefarm_schemas.topics import (
+    EvaluateTopic,
+    EventsTopic,
+    SessionStateTopic,
+)
 
 
 def all_available(client: icefarm.Client) -> bool:

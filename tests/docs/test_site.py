@@ -24,7 +24,7 @@ import icefarm_schemas
 from icefarm.cli import app
 from icefarm_control.web import api, api_actions
 from icefarm_schemas import ErrorCode, Message
-from icefarm_schemas.topics import Topic
+from icefarm_schemas.topic import Topic
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,6 +15,7 @@ from faults.journals import Journals
 from faults.ledger import Ledger, Truth
 from faults.wire import Served, Wire
 from icefarm_schemas import DeviceStatus, Presence
+from icefarm_schemas.topic import Topic
 from icefarm_schemas.topics import (
     AgentStateTopic,
     AssignmentTopic,
@@ -24,7 +25,6 @@ from icefarm_schemas.topics import (
     DeviceStateTopic,
     ReservationStateTopic,
     SessionStateTopic,
-    Topic,
 )
 
 _EVERY = 0.1

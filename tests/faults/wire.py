@@ -11,13 +11,10 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from support.waiting import until
 
 from icefarm_schemas import DeviceStatus, EvaluationFinished
+from icefarm_schemas.topic import DEFAULT_ROOT, InvalidPayloadError, Topic, UnknownTopicError
 from icefarm_schemas.topics import (
-    DEFAULT_ROOT,
     DeviceStateTopic,
     EventsTopic,
-    InvalidPayloadError,
-    Topic,
-    UnknownTopicError,
     parse,
 )
 

@@ -12,10 +12,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from icefarm_broker import BrokerAddress
+from icefarm_schemas.topic import InvalidPayloadError, Topic, UnknownTopicError
 from icefarm_schemas.topics import (
-    InvalidPayloadError,
-    Topic,
-    UnknownTopicError,
     parse,
 )
 

@@ -13,8 +13,8 @@ from typing import get_args
 
 from icefarm_broker.mosquitto import find_program
 from icefarm_schemas import check_name
+from icefarm_schemas.topic import DEFAULT_ROOT
 from icefarm_schemas.topics import (
-    DEFAULT_ROOT,
     AgentCommandTopic,
     AgentStateTopic,
     AgentWishTopic,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import quote, unquote, urlsplit
 
-from icefarm_schemas.topics import DEFAULT_ROOT, check_root
+from icefarm_schemas.topic import DEFAULT_ROOT, check_root
 
 DEFAULT_URL = "mqtt://127.0.0.1:1883"
 URL_VARIABLE = "ICEFARM_BROKER"

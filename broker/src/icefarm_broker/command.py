@@ -9,7 +9,7 @@ import typer
 
 from icefarm_broker.accounts import Account, Role, write_accounts
 from icefarm_broker.mosquitto import Mosquitto, ProgramMissingError
-from icefarm_schemas.topics import DEFAULT_ROOT
+from icefarm_schemas.topic import DEFAULT_ROOT
 
 app = typer.Typer(
     add_completion=False,

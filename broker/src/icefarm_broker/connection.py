@@ -38,7 +38,10 @@ from icefarm_broker.happenings import (
 )
 from icefarm_broker.mqtt import Delivery, MqttClient, Outgoing
 from icefarm_schemas import CONTENT_TYPE, MAX_PAYLOAD_BYTES, Message
-from icefarm_schemas.topics import InvalidPayloadError, Topic, UnknownTopicError, parse
+from icefarm_schemas.topic import InvalidPayloadError, Topic, UnknownTopicError
+from icefarm_schemas.topics import (
+    parse,
+)
 
 KEEPALIVE = 10
 """Seconds; a silent part is noticed by the broker after one and a half of them."""

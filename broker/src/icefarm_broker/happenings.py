@@ -5,7 +5,7 @@ from typing import Any
 
 from icefarm_broker.mqtt import Delivery
 from icefarm_schemas import Message
-from icefarm_schemas.topics import Topic
+from icefarm_schemas.topic import Topic
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from icefarm_broker.errors import (
 )
 from icefarm_broker.mqtt import MqttClient, Outgoing
 from icefarm_schemas import CONTENT_TYPE
-from icefarm_schemas.topics import Topic
+from icefarm_schemas.topic import Topic
 
 _PATIENCE = 5.0
 """Seconds that it may take in all."""

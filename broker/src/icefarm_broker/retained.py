@@ -12,7 +12,7 @@ from icefarm_broker.connection import Connection
 from icefarm_broker.errors import BrokerError
 from icefarm_broker.happenings import Connected, Happening, Received, Synced
 from icefarm_schemas import Message
-from icefarm_schemas.topics import Topic
+from icefarm_schemas.topic import Topic
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from functools import partial
 from icefarm_broker.connection import Connection
 from icefarm_broker.errors import BrokerError, StreamLostError
 from icefarm_schemas.streams import MAX_DATA, WINDOW, Frame, FrameError, stream_tag
-from icefarm_schemas.topics import Topic
+from icefarm_schemas.topic import Topic
 
 _LOOK = 0.02
 _HOLD = 0.001

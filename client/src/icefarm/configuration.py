@@ -19,7 +19,7 @@ from typing import Any
 
 from icefarm.errors import InvalidRequestError
 from icefarm_broker import DEFAULT_URL, URL_VARIABLE, BrokerAddress
-from icefarm_schemas.topics import DEFAULT_ROOT
+from icefarm_schemas.topic import DEFAULT_ROOT
 
 FILE_VARIABLE = "ICEFARM_CONFIG"
 """The path of the configuration file, where it is another one."""

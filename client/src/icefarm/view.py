@@ -20,6 +20,7 @@ from icefarm_schemas import (
     ReservationState,
     ReservationStatus,
 )
+from icefarm_schemas.topic import Topic
 from icefarm_schemas.topics import (
     AgentStateTopic,
     AvailabilityTopic,
@@ -27,7 +28,6 @@ from icefarm_schemas.topics import (
     DeviceStateTopic,
     NoteTopic,
     ReservationStateTopic,
-    Topic,
 )
 
 

@@ -26,6 +26,7 @@ from icefarm_schemas import (
     ReservationStatus,
     What,
 )
+from icefarm_schemas.topic import Topic
 from icefarm_schemas.topics import (
     AgentCommandTopic,
     AgentStateTopic,
@@ -36,7 +37,6 @@ from icefarm_schemas.topics import (
     EventsTopic,
     NoteTopic,
     ReservationStateTopic,
-    Topic,
 )
 
 log = logging.getLogger(__name__)

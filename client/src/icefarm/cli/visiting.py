@@ -42,6 +42,7 @@ from icefarm_schemas import (
     SessionState,
     utc_now,
 )
+from icefarm_schemas.topic import Topic
 from icefarm_schemas.topics import (
     AgentStateTopic,
     AvailabilityTopic,
@@ -58,7 +59,6 @@ from icefarm_schemas.topics import (
     SessionStateTopic,
     StreamDownTopic,
     StreamUpTopic,
-    Topic,
 )
 
 _CONNECTING = 3.0
