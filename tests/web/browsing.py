@@ -100,8 +100,8 @@ class Window:
             self._note(f"{message.type} in the console: {message.text} ({place['url']})")
 
     def _see_failure(self, request: Request) -> None:
-        # The changes of a page are no longer wanted when it is left.
-        is_left = request.failure == "net::ERR_ABORTED" and _is_live(request.url)
+        # When a page is left, what has not come for it is no longer wanted.
+        is_left = request.failure == "net::ERR_ABORTED" and request.resource_type != "document"
         if not is_left:
             self._note(f"a request failed: {request.url}: {request.failure}")
 

@@ -170,7 +170,7 @@ def test_boards_are_restarted_forgotten_and_noted(
     expect(ann.page.get_by_text("in the cupboard")).to_have_count(0)
 
 
-def test_agents_are_drained_resumed_and_restarted(
+def test_agents_are_drained_resumed_restarted_and_forgotten(
     ann: Window, bob: icefarm.Client, yard: Processes, mosquitto: Mosquitto
 ) -> None:
     held = bob.reserve(boards=["yard-1"])
@@ -200,6 +200,10 @@ def test_agents_are_drained_resumed_and_restarted(
     wait_for_boards(mosquitto.url, 4)
     assert do(ann, "/agents", "Restart all", "Restart").count("is restarted") == 2
     assert (yard.wait("agent-bench"), yard.wait("agent-yard")) == (75, 75)
+    until(lambda: "offline" in ann.open("/agents/yard").get_by_role("main").inner_text())
+    ann.page.get_by_role("link", name="Forget", exact=True).click()
+    assert confirm(ann, "/agents", "Forget") == "Done: yard is forgotten."
+    expect(ann.page.get_by_role("row", name="yard")).to_have_count(0)
 
 
 def test_what_cannot_be_done_is_said(ann: Window, bob: icefarm.Client) -> None:

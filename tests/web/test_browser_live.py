@@ -137,6 +137,25 @@ def test_a_page_that_is_open_says_what_is_lost(
     expect(lost).to_have_count(0)
 
 
+def test_a_page_says_that_what_it_is_about_has_gone(
+    ann: Window, farm: Processes, mosquitto: Mosquitto
+) -> None:
+    farm.agent("old", boards=1)
+    wait_for_boards(mosquitto.url, 3)
+    page = ann.live("/agents/old")
+    farm.kill("agent-old")
+    expect(page.get_by_role("main")).to_contain_text("offline")
+    gone = page.get_by_role("alert").filter(has_text="not there any more")
+    expect(gone).to_have_count(0)
+    with icefarm.Client(mosquitto.url, name="olga") as olga:
+        olga.operator.forget_agents("old")
+    expect(gone).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Agent old")
+    farm.agent("old", boards=1)
+    expect(gone).to_have_count(0)
+    expect(page.get_by_role("main")).to_contain_text("online")
+
+
 def test_a_page_that_is_open_outlives_control(
     processes: Processes, mosquitto: Mosquitto, chromium: Chromium
 ) -> None:

@@ -85,9 +85,6 @@ async def _listen(host: str, port: int, what: str, option: str) -> socket.socket
     while True:
         try:
             listener = socket.create_server((host, port), family=family)
-            # asyncio sends at once on sockets that know to be TCP's; else an answer's second part
-            # waits 40 ms for the other side to have heard of the first.
-            return socket.socket(fileno=listener.detach())
         except OSError as error:
             if not said:
                 log.warning(
@@ -96,7 +93,13 @@ async def _listen(host: str, port: int, what: str, option: str) -> socket.socket
                     *(what, host, port, error.strerror, option, _AGAIN),
                 )
             said = True
-        await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_AGAIN)
+        else:
+            # Its connections have it, too. asyncio sets it only where the socket's protocol is
+            # named, and without it each answer takes 40 ms, until the other side acknowledges its
+            # header.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return listener
 
 
 def _url(listener: socket.socket) -> str:

@@ -183,7 +183,7 @@ class ForgetAgentsRequest(Message):
         Field(min_length=1, max_length=_MOST_NAMED),
         AfterValidator(_check_no_repetition),
     ]
-    dry_run: bool = False
+    dry_run: _Flag = False
 
 
 class NoteRequest(_OfDevices):

@@ -170,7 +170,10 @@ async def restart(
 
 @router.post("/agents/forget")
 async def forget_agents(
-    request: Request, user: Operator, wanted: ForgetAgentsRequest, key: Key = None
+    request: Request,
+    user: Operator,
+    wanted: Annotated[ForgetAgentsRequest, _such_as({"agents": ["bench"]})],
+    key: Key = None,
 ) -> list[ConcernedAgent]:
     """Remove agents that are not there, with their boards, of which nobody may hold one."""
     reply = await _ask(request, user, OperatorOperation.FORGET_AGENTS, wanted, key)

@@ -8,7 +8,8 @@
 
   function inWords(at) {
     const seconds = Math.round((at - Date.now()) / 1000);
-    const [unit, size] = units.find(([, size]) => Math.abs(seconds) >= size) ?? units.at(-1);
+    // From two of a unit on: 90 minutes are not "1 hour".
+    const [unit, size] = units.find(([, size]) => Math.abs(seconds) >= 2 * size) ?? units.at(-1);
     return relative.format(Math.trunc(seconds / size), unit);
   }
 
@@ -51,6 +52,9 @@
     place.textContent = text;
     place.className = text && "trouble";
   }
+
+  // On a phone, the links to all pages are longer than the window.
+  document.querySelector("nav [aria-current=page]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
   document.addEventListener("htmx:sse:error", lose);
   document.addEventListener("htmx:sse:after:connection", () => sayUnconnected(""));
