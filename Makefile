@@ -53,10 +53,10 @@ docs: install
 pictures: install browser-programs
 	PYTHONPATH=.:tests $(BIN)/python -m tests.web.pictures
 
-bench: install kernel-programs
+bench: install kernel-programs browser-programs
 	$(BIN)/python -m benchmarks
 
-bench-profile: install kernel-programs
+bench-profile: install kernel-programs browser-programs
 	$(BIN)/python -m benchmarks --profile
 
 circuits: install

@@ -19,6 +19,7 @@ from kernel.initrd import CannotBootError, check_programs
 
 from benchmarks import (
     absence,
+    dashboard,
     evaluation,
     floors,
     handover,
@@ -43,6 +44,7 @@ PARTS: dict[str, Callable[[Place], Awaitable[list[report.Figure]]]] = {
     "evaluation": evaluation.measure,
     "traffic": traffic.measure,
     "scale": scale.measure,
+    "dashboard": dashboard.measure,
     "simulation": simulation.measure,
     "streams": streams.measure,
 }
@@ -79,12 +81,18 @@ def _machine(controls: int) -> dict[str, str | int | float]:
 
 def _all_parts() -> list[str]:
     """Those that can be measured on this machine."""
+    left_out: dict[str, Exception] = {}
     try:
         check_programs()
     except CannotBootError as error:
-        print(f"The part `streams` is left out: {error}", file=sys.stderr)
-        return [part for part in PARTS if part != "streams"]
-    return list(PARTS)
+        left_out["streams"] = error
+    try:
+        dashboard.check_browser()
+    except dashboard.BrowserMissingError as error:
+        left_out["dashboard"] = error
+    for part, why in left_out.items():
+        print(f"The part `{part}` is left out: {why}", file=sys.stderr)
+    return [part for part in PARTS if part not in left_out]
 
 
 async def _measure(place: Place, parts: list[str]) -> dict[str, list[report.Figure]]:

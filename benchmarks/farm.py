@@ -105,19 +105,23 @@ class Control:
 
 
 @asynccontextmanager
-async def running_control(farm: Farm) -> AsyncIterator[Control]:
-    """Control, from when it says that it is there until the block ends."""
+async def running_control(farm: Farm, *, web: bool = False) -> AsyncIterator[Control]:
+    """Control, from when it says that it is there until the block ends.
+
+    With `web`, it is one process, which serves the dashboard at a port that it logs.
+    """
+    place = ("--web", "127.0.0.1:0") if web else ("--no-web",)
     profiling = farm.place.profiling
     async with AsyncExitStack() as stack:
         watcher = await stack.enter_async_context(icefarm.AsyncClient(farm.url, name="watcher"))
         started = time.perf_counter()
         processes = []
-        for number in range(farm.place.controls):
+        for number in range(1 if web else farm.place.controls):
             name = f"control-{number}" if number else "control"
             command = profiling.script(
                 f"{farm.name}-{name}",
                 "icefarm-control",
-                *("--broker", farm.url, "--database", farm.database, "--no-web"),
+                *("--broker", farm.url, "--database", farm.database, *place),
             )
             processes.append(
                 await stack.enter_async_context(running(name, command, farm.logs, spoken_to=False))
