@@ -228,7 +228,7 @@ class Machine:
         """The paths that exist."""
         return [str(path) for path in self._request({"do": "glob", "pattern": pattern})[0]["paths"]]
 
-    def talk(self, tty: str, said: bytes, until: str, timeout: float = 20) -> bytes:
+    def talk(self, tty: str, said: bytes, until: str, timeout: float = 60) -> bytes:
         """Open a tty raw, send bytes, and return what came until a text was among it.
 
         Raises:
