@@ -57,7 +57,7 @@ def test_values_are_asked_of_the_farm(farm: Processes, mosquitto: Mosquitto) -> 
 
 def test_operators_are_offered_commands_and_names(farm: Processes, mosquitto: Mosquitto) -> None:
     url = mosquitto.url
-    assert offered("agents", "") == ["drain", "resume", "restart"]
+    assert offered("agents", "") == ["drain", "resume", "restart", "forget"]
     assert offered("boards", "n") == ["note"]
     assert offered("agents", "drain", "", ICEFARM_BROKER=url) == ["bench"]
     assert offered("logs", "b", ICEFARM_BROKER=url) == ["bench"]
