@@ -95,9 +95,11 @@ ifeq ($(shell uname -m),x86_64)
 	@$(BIN)/python -m compileall -q $(VENV)/lib/python*/site-packages $(PARTS:%=%/src)
 endif
 
-# For the dashboard's tests, and its pictures.
+# For the dashboard's tests, and its pictures. What drives the browser needs a library that is not
+# everywhere.
 browser-programs:
 	@$(call need,chromium,chromium fonts-dejavu-core)
+	@ls /usr/lib/*/libatomic.so.1 >/dev/null 2>&1 || { $(call apt,libatomic1); }
 
 # $(call need,programs,packages): install the packages where one of the programs is missing.
 define need
