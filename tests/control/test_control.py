@@ -368,7 +368,7 @@ async def test_a_device_that_serves_what_is_over_is_told_so(
 
 
 async def test_who_waits_is_served_when_boards_are_free(
-    control: Processes, agent: Connection, recorder: Recorder
+    control: Processes, agent: Connection, recorder: Recorder, database_url: str
 ) -> None:
     first = await ask(
         agent, recorder, "reserve", b'{"behaviour":"pulsecount","count":2,"on_session_end":"keep"}'
@@ -388,6 +388,7 @@ async def test_who_waits_is_served_when_boards_are_free(
     release = json.dumps({"reservations": [the_one(first).reservation]}).encode()
     for name in ("a", "b"):
         await agent.publish(DeviceStateTopic("pi", name), a_device(DeviceStatus.READY))
+    until(lambda: known_statuses(database_url) == {"ready"})
     await ask(agent, recorder, "release", release, b"4", answers=4)
     # The boards say that they are clean, one after the other.
     await agent.publish(DeviceStateTopic("pi", "b"), a_device())
@@ -397,6 +398,12 @@ async def test_who_waits_is_served_when_boards_are_free(
     await agent.publish(DeviceStateTopic("pi", "a"), a_device())
     until(lambda: _state_of(recorder, waiting[1]).status == "active")
     until(lambda: assigned(recorder, "a"))
+
+
+def known_statuses(database_url: str) -> set[str]:
+    """What control knows of the devices, which may be a moment after they have said it."""
+    with psycopg.connect(database_url) as connection:
+        return {status for (status,) in connection.execute("SELECT status FROM device")}
 
 
 def _state_of(recorder: Recorder, reservation: str) -> ReservationState:
@@ -533,7 +540,6 @@ async def test_nothing_is_reserved_for_who_has_stopped_waiting(
 ) -> None:
     """The request waits in control while the database does not answer, and is dropped then."""
     request = b'{"behaviour":"pulsecount","count":1,"on_session_end":"keep"}'
-    until(lambda: _availability(recorder) == 2)
     with psycopg.connect(database_url) as blocker:
         blocker.execute("LOCK TABLE answer IN ACCESS EXCLUSIVE MODE")
         # The first is under way already, the second one waits behind it.

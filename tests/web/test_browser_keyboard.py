@@ -70,7 +70,7 @@ def test_a_reservation_is_ended_by_keys_alone(
         opened.open("/")
         tab_to(page, "Boards")
         page.keyboard.press("Enter")
-        expect(page).to_have_url(opened.url + "/boards")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Boards")
 
         # What is the same on each page is passed over.
         page.keyboard.press("Tab")
