@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from anyio.from_thread import start_blocking_portal
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from support.processes import Processes, wait_for_boards
 from support.waiting import until
 
@@ -153,6 +153,25 @@ def test_a_page_says_that_what_it_is_about_has_gone(
     farm.agent("old", boards=1)
     expect(gone).to_have_count(0)
     expect(page.get_by_role("main")).to_contain_text("online")
+
+
+def test_a_page_that_was_never_live_becomes_so(ann: Window, report: Report) -> None:
+    refuse = iter((True, False))
+
+    def once(route: Route) -> None:
+        if next(refuse, False):
+            route.abort()
+        else:
+            route.continue_()
+
+    page = ann.page
+    page.route("**/live/boards", once)
+    ann.open("/boards")
+    expect(page.get_by_text("This page has lost control")).to_be_visible()
+    ann.faults.clear()
+    expect(page.get_by_text("This page has lost control")).to_have_count(0, timeout=15_000)
+    report("shelf-1", DeviceStatus.BROKEN, "its cable is loose")
+    expect(page.get_by_text("its cable is loose")).to_be_visible()
 
 
 def test_a_page_that_is_open_outlives_control(

@@ -41,9 +41,21 @@
   }
 
   // Control ends, is not reached, or does not know any more who looks.
-  function lose(event) {
-    if (event.detail.status === 401) reload();
+  function lose(status) {
+    if (status === 401) reload();
     else sayUnconnected("This page has lost control, which may be starting anew: what is shown is as it was.");
+  }
+
+  // htmx opens a stream again that was open once; one that never was, this does.
+  function loseAtFirst(event) {
+    const stream = event.target;
+    if (!stream.hasAttribute?.("hx-sse:connect")) return;
+    lose(event.detail.ctx?.response?.status);
+    setTimeout(() => {
+      const another = stream.cloneNode();
+      stream.replaceWith(another);
+      htmx.process(another);
+    }, 2000);
   }
 
   function sayUnconnected(text) {
@@ -56,7 +68,9 @@
   // On a phone, the links to all pages are longer than the window.
   document.querySelector("nav [aria-current=page]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
-  document.addEventListener("htmx:sse:error", lose);
+  document.addEventListener("htmx:sse:error", (event) => lose(event.detail.status));
+  document.addEventListener("htmx:error", loseAtFirst);
+  document.addEventListener("htmx:response:error", loseAtFirst);
   document.addEventListener("htmx:sse:after:connection", () => sayUnconnected(""));
   document.addEventListener("htmx:after:swap", () => { showAll(); comeBack(); });
   document.addEventListener("htmx:sse:after:message", () => { showAll(); comeBack(); });
