@@ -161,7 +161,7 @@ async def test_a_farewell_does_not_wait_behind_all_else(
     async with Connection(BrokerAddress.parse(mosquitto.url), "ann", presence) as connection:
         while not connection._slots.locked():
             await connection._slots.acquire()
-    until(lambda: recorder.of(SessionStateTopic)[-1].message is None)
+    until(lambda: [r.message for r in recorder.of(SessionStateTopic)][-1:] == [None])
 
 
 async def test_publishes_and_subscriptions_survive_a_restart_of_the_broker(

@@ -101,7 +101,7 @@ def test_an_agent_that_dies_is_told_and_comes_back(
             farm.agent("left", boards=2, speed=20)
             # Its boards serve their holder again.
             until(lambda: [b.status for b in client.boards()] == ["ready"] * 4)
-        until(lambda: [b.status for b in client.boards()] == ["available"] * 4)
+        until(lambda: client.availability().devices.available == 4)
         farm.kill("agent-left")
         # Control hears of it from the same will, but perhaps a moment after the client.
         until(lambda: client.availability().devices.available == 2)

@@ -65,8 +65,15 @@
     place.className = text && "trouble";
   }
 
-  // On a phone, the links to all pages are longer than the window.
-  document.querySelector("nav [aria-current=page]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  // On a phone, the links to all pages are longer than the window. In some browsers (Chromium 150),
+  // scrollIntoView would also let Tab begin there, instead of at the skip link.
+  function showWhereOneIs() {
+    const here = document.querySelector("nav [aria-current=page]");
+    if (here === null) return;
+    const nav = here.closest("nav");
+    const place = here.getBoundingClientRect(), all = nav.getBoundingClientRect();
+    nav.scrollLeft += place.left - all.left - (all.width - place.width) / 2;
+  }
 
   document.addEventListener("htmx:sse:error", (event) => lose(event.detail.status));
   document.addEventListener("htmx:error", loseAtFirst);
@@ -76,4 +83,5 @@
   document.addEventListener("htmx:sse:after:message", () => { showAll(); comeBack(); });
   setInterval(showAll, 10000);
   showAll();
+  showWhereOneIs();
 })();
