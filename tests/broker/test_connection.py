@@ -149,7 +149,11 @@ async def test_who_cannot_say_farewell_leaves_his_will(
     async with Connection(BrokerAddress.parse(mosquitto.url), "ann", presence):
         until(lambda: recorder.of(SessionStateTopic))
         monkeypatch.setattr(MqttClient, "publish_and_confirm", fail)
-    until(lambda: recorder.of(SessionStateTopic)[-1].message.status is Presence.OFFLINE)
+    until(
+        lambda: (
+            [r.message.status for r in recorder.of(SessionStateTopic)][-1:] == [Presence.OFFLINE]
+        )
+    )
 
 
 async def test_a_farewell_does_not_wait_behind_all_else(

@@ -48,7 +48,7 @@ def test_bitstreams_are_measured(
         assert {r.board for r in results} == {board.name for board in reservation}
         until(lambda: all_available(client))
     # It said goodbye, so nothing of it stays.
-    until(lambda: recorder.of(SessionStateTopic, client="ann")[-1].message is None)
+    until(lambda: [r.message for r in recorder.of(SessionStateTopic, client="ann")][-1:] == [None])
 
 
 def test_one_publish_serves_every_board(

@@ -188,7 +188,7 @@ async def test_a_reservation_becomes_assignments_and_ends_with_them(
     payload = json.dumps({"reservations": [held.reservation]}).encode()
     await ask(agent, recorder, "release", payload, b"3", answers=3)
     until(lambda: assigned(recorder, "a") is None and assigned(recorder, "b") is None)
-    until(lambda: recorder.of(ReservationStateTopic)[-1].message is None)
+    until(lambda: [r.message for r in recorder.of(ReservationStateTopic)][-1:] == [None])
     states = recorder.of(ReservationStateTopic, reservation=held.reservation)
     assert [r.message and r.message.status for r in states] == ["active", "active", None]
     assert all(r.retain for r in states)
@@ -319,7 +319,9 @@ async def test_the_end_of_a_session_ends_its_reservations_and_leaves_nothing(
         offline = SessionState(status=Presence.OFFLINE)
     await agent.publish(SessionStateTopic("ann", "gone"), offline)
     until(lambda: recorder.of(AssignmentTopic, device="a") and assigned(recorder, "a") is None)
-    until(lambda: recorder.of(SessionStateTopic, session="gone")[-1].message is None)
+    until(
+        lambda: [r.message for r in recorder.of(SessionStateTopic, session="gone")][-1:] == [None]
+    )
     session, ended = the_end(recorder)
     assert (session, ended.reason) == ("gone", "session_gone")
     assert assigned(recorder, "b") is not None

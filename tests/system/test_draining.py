@@ -164,7 +164,7 @@ def test_a_restarted_agent_ends_for_its_supervisor_and_its_holders_go_on(
         assert sorted(result.index for result in got) == list(range(12))
         assert all(result.error is None for result in got)
         until(lambda: status_of(olga) is AgentStatus.ONLINE)
-        until(lambda: recorder.of(AgentWishTopic)[-1].message is None)
+        until(lambda: [r.message for r in recorder.of(AgentWishTopic)][-1:] == [None])
         with ann.reserve(1, wait=30):
             assert len(ann.reservations()) == 2
         with pytest.raises(icefarm.NoSuchAgentError, match="`icefarm agents` lists them"):

@@ -60,7 +60,11 @@ def test_an_experiment_survives_the_death_of_control(
         )
     until(lambda: len(results_so_far(recorder)) >= 5)
     farm.kill("control")
-    until(lambda: recorder.of(ControlStateTopic)[-1].message.status is Presence.OFFLINE)
+    until(
+        lambda: (
+            [r.message.status for r in recorder.of(ControlStateTopic)][-1:] == [Presence.OFFLINE]
+        )
+    )
     assert len(results_so_far(recorder)) < 35, "too fast to show anything"
     farm.control()
     assert evaluating.wait(60) == 0
@@ -88,7 +92,7 @@ with icefarm.Client(name="ann", grace=1) as farm, farm.reserve(4) as boards:
     wait_for_boards(mosquitto.url, 4)
     assert recorder.of(AssignmentTopic)[-1].message is None
     # What the dead session leaves is removed as well.
-    until(lambda: recorder.of(SessionStateTopic, client="ann")[-1].message is None)
+    until(lambda: [r.message for r in recorder.of(SessionStateTopic, client="ann")][-1:] == [None])
 
 
 def test_an_agent_that_dies_is_told_and_comes_back(
