@@ -11,6 +11,7 @@ from typing import Any
 
 from icefarm_broker import Connected, Happening, Received, Synced
 from icefarm_control.database import Cursor
+from icefarm_control.leadership import CHANGED
 from icefarm_schemas import AgentState, AgentStatus, DeviceState
 from icefarm_schemas.topics import AgentStateTopic, DeviceStateTopic
 
@@ -124,6 +125,7 @@ class Inventory:
                 FROM agent a WHERE a.name = d.agent AND d.draining <> drains(a)
                 """
             )
+        await cursor.execute(f"NOTIFY {CHANGED}")
 
     async def _write_agents(self, cursor: Cursor, agents: dict[str, AgentState | None]) -> None:
         rows = [

@@ -25,7 +25,7 @@ from icefarm_broker import (
 from icefarm_control.clock import Clock
 from icefarm_control.database import Database
 from icefarm_control.inventory import Inventory
-from icefarm_control.leadership import CHANGED, OPERATED, Leadership
+from icefarm_control.leadership import OPERATED, Leadership
 from icefarm_control.metrics import BROKER
 from icefarm_control.mirror import MIRRORED, Mirror
 from icefarm_control.sessions import Sessions
@@ -182,7 +182,6 @@ class Leader:
             lambda cursor: self._inventory.write(cursor, reports, delay)
         )
         self._mirror.states.hold(ControlStateTopic(), self._online)
-        await self._database.call(f"NOTIFY {CHANGED}")
         self._changed = True
         # A restart may be over, or a board gone that has a note.
         if reports.agents or reports.snapshot is not None or self._mirror.has_wishes:
@@ -234,7 +233,6 @@ class Leader:
             if row["served"]:
                 happened = await self._mirror.update()
         if happened:
-            await self._database.call(f"NOTIFY {CHANGED}")
             self._next_look = min(self._next_look, time.monotonic() + _SOON)
             self._count_soon()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from icefarm_broker import BrokerError, Connection, NobodyListensError, RetainedStates
 from icefarm_control.database import Database
-from icefarm_control.leadership import Leadership
+from icefarm_control.leadership import CHANGED, Leadership
 from icefarm_control.metrics import Waits
 from icefarm_schemas import (
     AgentCommand,
@@ -112,7 +112,9 @@ class Mirror:
         # A process that led until a moment ago must not take what the next one has to tell.
         leads, parameters = self._leadership.condition
         happened = await self._database.call(
-            f"UPDATE transition SET told = true WHERE NOT told AND {leads} RETURNING *", parameters
+            f"UPDATE transition SET told = true WHERE NOT told AND {leads} "
+            f"RETURNING *, pg_notify('{CHANGED}', '')",
+            parameters,
         )
         if not happened:
             return False
