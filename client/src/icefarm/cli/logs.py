@@ -16,6 +16,7 @@ from icefarm.cli.held import say
 from icefarm.cli.operating import for_operators
 from icefarm.cli.reservations import local
 from icefarm.cli.tables import on_one_line, paint, takes_colour
+from icefarm.cli.visiting import presence_of_visitor
 from icefarm.configuration import find_address
 from icefarm.errors import InvalidRequestError, from_broker
 from icefarm_broker import (
@@ -24,7 +25,6 @@ from icefarm_broker import (
     Disconnected,
     NobodyListensError,
     NotAuthorisedError,
-    PresenceMessages,
     Received,
     Synced,
 )
@@ -33,18 +33,14 @@ from icefarm_schemas import (
     LogLevel,
     LogLine,
     OperatorOperation,
-    Presence,
     ProbeRequest,
-    SessionState,
     check_name,
-    utc_now,
 )
 from icefarm_schemas.topics import (
     AgentStateTopic,
     DeviceStateTopic,
     LogTopic,
     OperatorTopic,
-    SessionStateTopic,
 )
 
 _PATIENCE = 3.0
@@ -150,12 +146,7 @@ async def _follow(options: FarmOptions, wanted: _Wanted, as_json: bool) -> None:
     connection = Connection(
         address,
         f"client-{client}-{session}",
-        PresenceMessages(
-            SessionStateTopic(client, session),
-            SessionState(status=Presence.ONLINE, grace=0, since=utc_now()),
-            SessionState(status=Presence.OFFLINE),
-            farewell=b"",
-        ),
+        presence_of_visitor(client, session),
         subscriptions=wanted.subscriptions(address.root),
         snapshots=wanted.snapshots(address.root),
         patience=_PATIENCE,

@@ -234,6 +234,16 @@ class Visit:
             self.refused.append(f"read {READ[AvailabilityTopic]}")
 
 
+def presence_of_visitor(client: str, session: str) -> PresenceMessages:
+    """The session of somebody who holds nothing, and so leaves nothing."""
+    return PresenceMessages(
+        SessionStateTopic(client, session),
+        SessionState(status=Presence.ONLINE, grace=0, since=utc_now()),
+        SessionState(status=Presence.OFFLINE),
+        farewell=b"",
+    )
+
+
 @asynccontextmanager
 async def visiting(address: BrokerAddress, client: str) -> AsyncIterator[Visit]:
     """Log in, and be there for as long as the block lasts.
@@ -245,12 +255,7 @@ async def visiting(address: BrokerAddress, client: str) -> AsyncIterator[Visit]:
     connection = Connection(
         address,
         f"client-{client}-{session}",
-        PresenceMessages(
-            SessionStateTopic(client, session),
-            SessionState(status=Presence.ONLINE, grace=0, since=utc_now()),
-            SessionState(status=Presence.OFFLINE),
-            farewell=b"",
-        ),
+        presence_of_visitor(client, session),
         patience=_CONNECTING,
     )
     async with connection:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Collection
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -118,18 +119,21 @@ def still(request: Request) -> Context:
     return common(request) | {"live": _TROUBLE}
 
 
+def _render_trouble(request: Request, *more: Trouble) -> live.Blocks:
+    """What all pages say of what control has lost, and `more` that is wrong with one of them."""
+    context = common(request) | {"title": ""}
+    context["trouble"] = [*more, *context["trouble"]]
+    return live.render_blocks(_environment, "base.html", context)
+
+
 def _stream(
     request: Request, render: live.Render, shown: Collection[About] = ()
 ) -> StreamingResponse:
     """The events of a page that is open; `shown` is what is on it and not on all pages."""
-
-    def render_trouble(*more: Trouble) -> live.Blocks:
-        context = common(request) | {"title": ""}
-        context["trouble"] = [*more, *context["trouble"]]
-        return live.render_blocks(_environment, "base.html", context)
-
     web: Web = request.app.state.web
-    events: AsyncIterator[bytes] = live.follow(web.changes, shown, render, render_trouble)
+    events: AsyncIterator[bytes] = live.follow(
+        web.changes, shown, render, partial(_render_trouble, request)
+    )
     return StreamingResponse(
         events,
         media_type="text/event-stream",
@@ -163,8 +167,7 @@ async def follow_trouble(request: Request, _: Follower) -> StreamingResponse:
     """What control has lost, for pages of which nothing else changes."""
 
     async def render() -> live.Blocks:
-        context = common(request) | {"title": ""}
-        return live.render_blocks(_environment, "base.html", context)
+        return _render_trouble(request)
 
     return _stream(request, render)
 

@@ -29,13 +29,18 @@ _MOST_USED = 20
 _BARS = 48
 """Of usage over time."""
 
-_BOARD = """
+_STATUS = """
+    CASE WHEN NOT d.online THEN 'away'
+         WHEN d.status <> 'available' THEN d.status
+         WHEN d.reservation IS NOT NULL THEN 'starting'
+         WHEN d.draining THEN 'draining'
+         ELSE d.status END
+"""
+"""What a board is called by: its agent's word, and what control knows besides."""
+_FREE = "d.reservation IS NULL AND d.online AND d.status = 'available' AND NOT d.draining"
+_BOARD = f"""
     SELECT d.agent, d.name, d.product, d.detail, d.behaviours, d.labels, d.away_since,
-           CASE WHEN NOT d.online THEN 'away'
-                WHEN d.status <> 'available' THEN d.status
-                WHEN d.reservation IS NOT NULL THEN 'starting'
-                WHEN d.draining THEN 'draining'
-                ELSE d.status END AS status,
+           {_STATUS} AS status,
            d.draining, d.note,
            d.reservation, r.client, a.behaviour, a.arguments, r.expires_at
     FROM device d
@@ -144,20 +149,12 @@ async def board(reading: Reading, agent: str, name: str) -> BoardDetails | None:
 async def availability(reading: Reading) -> Availability:
     """How many boards are free, by behaviour and by product."""
     rows = await reading.rows(
-        """
+        f"""
         WITH counted AS (
-            SELECT product, behaviours,
-                   CASE WHEN NOT online THEN 'away'
-                        WHEN status <> 'available' THEN status
-                        WHEN reservation IS NOT NULL THEN 'starting'
-                        WHEN draining THEN 'draining'
-                        ELSE status END AS status,
+            SELECT product, behaviours, {_STATUS} AS status,
                    count(*) AS total, count(reservation) AS held,
-                   count(*) FILTER (
-                       WHERE reservation IS NULL AND online AND status = 'available'
-                         AND NOT draining
-                   ) AS available
-            FROM device GROUP BY 1, 2, 3
+                   count(*) FILTER (WHERE {_FREE}) AS available
+            FROM device d GROUP BY 1, 2, 3
         )
         SELECT 'boards' AS what, 'boards' AS name, coalesce(sum(available), 0)::int AS available,
                coalesce(sum(held), 0)::int AS held, coalesce(sum(total), 0)::int AS total
@@ -193,16 +190,13 @@ async def availability(reading: Reading) -> Availability:
 async def agents(reading: Reading) -> list[Agent]:
     """All agents, and what the boards of each come to."""
     rows = await reading.rows(
-        """
+        f"""
         SELECT a.name, a.status, a.asked_at, a.asked_by, a.drains_until,
                a.restarts IS NOT NULL AS restarts, counted.*
         FROM agent a LEFT JOIN LATERAL (
             SELECT count(*)::int AS boards, count(reservation)::int AS held,
                    count(*) FILTER (WHERE d.status = 'broken')::int AS broken,
-                   count(*) FILTER (
-                       WHERE reservation IS NULL AND online AND d.status = 'available'
-                         AND NOT draining
-                   )::int AS available
+                   count(*) FILTER (WHERE {_FREE})::int AS available
             FROM device d WHERE d.agent = a.name
         ) AS counted ON true
         ORDER BY a.name
