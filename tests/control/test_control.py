@@ -344,6 +344,8 @@ async def test_control_repairs_what_changed_while_it_was_away(
     until(lambda: assigned(recorder, "b") == stray and assigned(recorder, "a") is None)
     control.control()
     until(lambda: assigned(recorder, "b") is None and assigned(recorder, "a") == stray)
+    # Only then it knows which boards there are.
+    until(lambda: _control_states(recorder)[-1] is Presence.ONLINE)
     async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
         with pytest.raises(icefarm.NotAvailableError, match="the board 'b' is gone"):
             await client.reserve(boards=["b"])
