@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from icefarm.boards import BoardName, names_or_none
 from icefarm.errors import InvalidRequestError
 from icefarm_schemas import Message, OnSessionEnd, ReserveRequest
+from icefarm_schemas.faults import in_words
 
 _Request = TypeVar("_Request", bound=Message)
 
@@ -21,14 +22,7 @@ def make(kind: type[_Request], **fields: Any) -> _Request:
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise InvalidRequestError(
-            "; ".join(
-                ".".join(map(str, fault["loc"]))
-                + ": " * bool(fault["loc"])
-                + fault["msg"].removeprefix("Value error, ")
-                for fault in error.errors(include_url=False)
-            )
-        ) from error
+        raise InvalidRequestError(in_words(error)) from error
 
 
 def reserve_request(

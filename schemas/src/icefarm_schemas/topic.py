@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import TypeAdapter, ValidationError
 
+from icefarm_schemas.faults import in_words
 from icefarm_schemas.message import MAX_PAYLOAD_BYTES
 from icefarm_schemas.names import check_name
 
@@ -17,7 +18,6 @@ DEFAULT_ROOT = "icefarm/v1"
 
 _NUL = rb"\u0000"
 """As JSON writes it."""
-_FAULTS_TOLD = 5
 
 
 class UnknownTopicError(ValueError):
@@ -97,7 +97,7 @@ class Topic:
         try:
             return _adapter(carried).validate_json(payload, strict=strict or None)
         except ValidationError as error:
-            raise InvalidPayloadError(_in_words(error)) from error
+            raise InvalidPayloadError(in_words(error)) from error
 
     def _carried(self) -> Any:
         return self.carries
@@ -112,19 +112,6 @@ def _adapter(carried: Any) -> TypeAdapter[Any]:
     if id(carried) not in _ADAPTERS:
         _ADAPTERS[id(carried)] = TypeAdapter(carried)
     return _ADAPTERS[id(carried)]
-
-
-def _in_words(error: ValidationError) -> str:
-    """The first faults; there may be as many as a payload has bytes."""
-    faults = error.errors(include_url=False, include_input=False, include_context=False)
-    words = [
-        (".".join(str(part)[:64] for part in fault["loc"]) + ": " if fault["loc"] else "")
-        + fault["msg"].removeprefix("Value error, ")[:200]
-        for fault in faults[:_FAULTS_TOLD]
-    ]
-    if len(faults) > _FAULTS_TOLD:
-        words.append(f"and {len(faults) - _FAULTS_TOLD:,} more")
-    return "; ".join(words)
 
 
 def check_root(root: str) -> str:

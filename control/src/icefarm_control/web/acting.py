@@ -29,6 +29,7 @@ from icefarm_schemas import (
     RestartDevicesRequest,
     RestartRequest,
     ResumeRequest,
+    faults,
 )
 
 _PATIENCE = 10.0
@@ -227,15 +228,7 @@ def read_request(action: Action, given: QueryParams, *, dry_run: bool = False) -
     try:
         return action.request.model_validate(fields)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        raise ValueError(
-            "; ".join(
-                ".".join(map(str, fault["loc"][:1]))
-                + (": " if fault["loc"] else "")
-                + fault["msg"].removeprefix("Value error, ")
-                for fault in faults[:3]
-            )
-        ) from None
+        raise ValueError(faults.in_words(error)) from None
 
 
 def is_chosen(action: Action, given: QueryParams) -> bool:
