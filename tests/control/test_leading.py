@@ -1,12 +1,15 @@
-"""What control logs while its database is away: that, and not each attempt to reach it."""
+"""What a control process does and logs that loses its database, and with it the lead."""
 
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 
 import psycopg
 import pytest
-from support.waiting import until_async
+from support.processes import Processes
+from support.waiting import until, until_async
 
 from icefarm_broker import BrokerAddress
 from icefarm_broker.mosquitto import Mosquitto
@@ -42,10 +45,19 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
+def take_the_lead_away(database_url: str) -> None:
+    """End the connection that leads, as another process does that finds it silent."""
+    with psycopg.connect(database_url, autocommit=True) as other:
+        ended = other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks l JOIN pg_database d "
+            "ON d.oid = l.database WHERE locktype = 'advisory' AND datname = current_database()"
+        )
+        assert ended.fetchall() == [(True,)]
+
+
 async def test_a_lost_database_is_logged_once(
     database: Database,
     database_url: str,
-    postgres: str,
     mosquitto: Mosquitto,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -70,12 +82,7 @@ async def test_a_lost_database_is_logged_once(
     await until_async(leads_again)
     for time in (1, 2):
         gate.closed, gate.turned_away = True, 0
-        with psycopg.connect(postgres, autocommit=True) as other:
-            other.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks l JOIN pg_database d "
-                "ON d.oid = l.database WHERE locktype = 'advisory' AND datname = %s",
-                (about["dbname"],),
-            )
+        take_the_lead_away(database_url)
         await until_async(is_turned_away)
         assert logged("does not lead any more") == time
         gate.closed = False
@@ -83,3 +90,16 @@ async def test_a_lost_database_is_logged_once(
     leading.cancel()
     await asyncio.wait([leading])
     server.close()
+
+
+def test_one_that_is_stopped_while_it_loses_the_lead_stops(
+    processes: Processes, database_url: str
+) -> None:
+    process = processes.control()
+    until(lambda: "this process leads" in processes.output("control"))
+    os.kill(process.pid, signal.SIGSTOP)
+    take_the_lead_away(database_url)
+    os.kill(process.pid, signal.SIGTERM)
+    # It learns of both in the same moment.
+    os.kill(process.pid, signal.SIGCONT)
+    assert processes.wait("control") == 0

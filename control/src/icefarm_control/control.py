@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from icefarm_broker import BrokerAddress, TakenOverError
 from icefarm_broker.http import serve
@@ -76,7 +78,7 @@ async def _lead(database: Database, url: str, address: BrokerAddress) -> None:
             async with Leadership(url) as leadership:
                 log.info("this process leads")
                 is_told = False
-                await Leader(database, address, leadership).run()
+                await _in_a_task(Leader(database, address, leadership).run())
         except* LeadershipLostError as lost:
             # As long as the database is away, each attempt to lead again fails as well.
             if not is_told:
@@ -85,3 +87,17 @@ async def _lead(database: Database, url: str, address: BrokerAddress) -> None:
         except* TakenOverError as taken:
             log.warning("another process leads: %s", taken.exceptions[0])
         await asyncio.sleep(_PAUSE)
+
+
+async def _in_a_task(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`, and be cancelled also in the moment in which it fails.
+
+    Up to Python 3.12, a group of tasks that fails while it is cancelled only tells that it failed.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait([task])
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await task
