@@ -10,7 +10,7 @@ import json
 import sys
 
 from benchmarks.plain_connection import connect
-from icefarm_broker.mqtt import Delivery, Outgoing
+from icefarm_broker.packets import Delivery, Outgoing
 
 REQUESTS = "floor/requests"
 """The topic that is answered, each message with its own payload on its response topic."""

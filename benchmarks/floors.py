@@ -12,7 +12,7 @@ from benchmarks.farm import Farm, Place, running_servers
 from benchmarks.plain_connection import connect
 from benchmarks.processes import running
 from benchmarks.report import Figure
-from icefarm_broker.mqtt import Delivery, Outgoing
+from icefarm_broker.packets import Delivery, Outgoing
 
 _ROUNDS = 1000
 _WARM_UP = 100

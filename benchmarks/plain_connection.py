@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from icefarm_broker import BrokerAddress
-from icefarm_broker.mqtt import Delivery, MqttClient, Outgoing
+from icefarm_broker.mqtt import MqttClient
+from icefarm_broker.packets import Delivery, Outgoing
 
 
 async def connect(url: str, name: str, deliver: Callable[[Delivery], None]) -> MqttClient:

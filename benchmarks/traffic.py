@@ -15,7 +15,7 @@ from benchmarks.report import Figure, Target
 from benchmarks.timed_farm import running_timed_farm
 from icefarm_agent.behaviours.measuring import BITSTREAM_BYTES
 from icefarm_broker.mosquitto import Mosquitto
-from icefarm_broker.mqtt import Delivery
+from icefarm_broker.packets import Delivery
 
 _AGENTS = (1, 4)
 _BOARDS_EACH = 4

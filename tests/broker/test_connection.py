@@ -115,8 +115,8 @@ async def test_a_birth_and_a_will_tell_of_presence(
     await connection.__aenter__()
     until(lambda: [r.message for r in recorder.of(AgentStateTopic)] == [ONLINE])
     # As a process that dies: its socket is closed and nothing is said.
-    assert connection._mqtt is not None
-    connection._mqtt._client._sock_close()
+    assert connection._keeper.now is not None
+    connection._keeper.now._client._sock_close()
     until(lambda: OFFLINE in [r.message for r in recorder.of(AgentStateTopic)])
     await connection.__aexit__(None, None, None)
 
@@ -214,9 +214,9 @@ async def test_what_the_contract_does_not_know_is_told_as_invalid(
 ) -> None:
     recorder.expect_fault("")
     async with agent_connection(mosquitto.url, "a", "icefarm/v1/#") as connection:
-        assert connection._mqtt is not None
+        assert connection._keeper.now is not None
         await following(connection, Synced)
-        paho = connection._mqtt._client
+        paho = connection._keeper.now._client
         paho.publish("icefarm/v1/no/such/topic", b"x", qos=1)
         unknown = await following(connection, Invalid)
         paho.publish("icefarm/v1/agents/a/state", b"{broken", qos=1)

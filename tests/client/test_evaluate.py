@@ -234,9 +234,9 @@ async def test_a_result_comes_although_the_client_was_away(
         results = reservation.evaluate([circuits / "pulse_1khz.bin"] * 6)
         seen = [await anext(results)]
         # Cut as a network does it: nobody is told, and the results come meanwhile.
-        mqtt = client._session.connection._mqtt
+        mqtt = client._session.connection._keeper.now
         assert mqtt is not None
-        client._session.connection._up.clear()
+        client._session.connection._keeper._up.clear()
         mqtt._client._sock_close()
         done = _finished(recorder)
         await asyncio.to_thread(until, lambda: _finished(recorder) >= done + 2)

@@ -147,10 +147,11 @@ class StreamAgent:
         for task in (self._listening, *self._resetting):
             task.cancel()
         await asyncio.gather(self._listening, *self._resetting, return_exceptions=True)
-        keeper, mqtt = self.connection._keeper, self.connection._mqtt
-        assert keeper is not None
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
+        keeper = self.connection._keeper
+        mqtt, keeping = keeper.now, keeper._task
+        assert keeping is not None
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
         if mqtt is not None and not mqtt.lost.done():
             sock = mqtt._client.socket()
             assert isinstance(sock, socket.socket)

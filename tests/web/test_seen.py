@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from icefarm_broker import Connected, Received, Synced
-from icefarm_broker.mqtt import Delivery
+from icefarm_broker.packets import Delivery
 from icefarm_control.web import seen as seen_module
 from icefarm_control.web.changes import Changes
 from icefarm_control.web.seen import Seen, lines_of, state_of

@@ -8,8 +8,6 @@ slow consumer holds back the broker rather than filling memory.
 
 import asyncio
 import logging
-import math
-import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -17,31 +15,22 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+from icefarm_broker import wire
 from icefarm_broker.address import BrokerAddress
-from icefarm_broker.errors import (
-    BrokerError,
-    BrokerUnreachableError,
-    ConnectionLostError,
-    LoginRefusedError,
-    NotAuthorisedError,
-    PublishRefusedError,
-    TakenOverError,
-)
+from icefarm_broker.errors import BrokerError, ConnectionLostError, PublishRefusedError
 from icefarm_broker.happenings import (
     Connected,
     Disconnected,
     Happening,
-    Invalid,
     PresenceMessages,
-    Received,
     Synced,
+    read,
 )
-from icefarm_broker.mqtt import Delivery, MqttClient, Outgoing
+from icefarm_broker.keeping import Keeper
+from icefarm_broker.mqtt import MqttClient
+from icefarm_broker.packets import Delivery, Outgoing
 from icefarm_schemas import CONTENT_TYPE, MAX_PAYLOAD_BYTES, Message
-from icefarm_schemas.topic import InvalidPayloadError, Topic, UnknownTopicError
-from icefarm_schemas.topics import (
-    parse,
-)
+from icefarm_schemas.topic import Topic
 
 KEEPALIVE = 10
 """Seconds; a silent part is noticed by the broker after one and a half of them."""
@@ -49,19 +38,10 @@ KEEPALIVE = 10
 _RECEIVE_MAXIMUM = 500
 _PUBLISHES_AT_ONCE = 500
 _LONGEST_QUEUE = 2 * _RECEIVE_MAXIMUM
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _FAREWELL = 2.0
 """Seconds that the last message may take."""
-_SHORT = 5.0
-"""Seconds; a connection that lasts no longer does not make the pauses short again."""
-_LOGGED = 2000
-"""Characters of a payload that are worth logging."""
-_MANY = 3
-"""Short connections in a row that are worth a word."""
 
 log = logging.getLogger(__name__)
-wire = logging.getLogger("icefarm.wire")
-"""Every message, at the level DEBUG."""
 
 
 class Connection:
@@ -102,22 +82,17 @@ class Connection:
         self._snapshots = list(snapshots)
         self._session_expiry = session_expiry
         self._clean_start = clean_start
-        self._patience = patience
         self._keepalive = keepalive
         self._strict = strict
+        self._keeper = Keeper(client_id, patience, self._make, self._lose, self._end)
         # None is the end: the keeper has failed, or has been stopped.
         self._happenings: asyncio.Queue[Happening | Delivery | None] = asyncio.Queue()
         self._unacknowledged: Delivery | None = None
-        self._mqtt: MqttClient | None = None
-        self._up = asyncio.Event()
         self._slots = asyncio.Semaphore(_PUBLISHES_AT_ONCE)
         self._syncing: dict[bytes, asyncio.Future[None]] = {}
         self._one_sync = asyncio.Lock()
-        self._keeper: asyncio.Task[None] | None = None
         self._takers: dict[str, Callable[[bytes], None]] = {}
         self._when_lost: dict[str, Callable[[Exception], None]] = {}
-        self.losses = 0
-        """How often the connection was lost; it is made again each time."""
 
     async def __aenter__(self) -> Self:
         """Connect for the first time.
@@ -126,18 +101,7 @@ class Connection:
             LoginRefusedError: the broker refuses the user name or password.
             BrokerUnreachableError: no connection came about within `patience`.
         """
-        self._keeper = asyncio.create_task(self._keep(), name=f"connection {self.client_id}")
-        self._keeper.add_done_callback(lambda _: self._happenings.put_nowait(None))
-        up = asyncio.create_task(self._up.wait())
-        try:
-            await asyncio.wait([up, self._keeper], return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._keeper.cancel()
-            raise
-        finally:
-            up.cancel()
-        if self._keeper.done():
-            await self._keeper
+        await self._keeper.start()
         return self
 
     async def __aexit__(
@@ -147,24 +111,16 @@ class Connection:
         traceback: TracebackType | None,
     ) -> None:
         """Say farewell, and goodbye to the broker, which then does not publish the will."""
-        assert self._keeper is not None
         said = await self._say_farewell()
-        self._keeper.cancel()
-        # An error of the keeper's has been seen by whoever iterates.
-        await asyncio.gather(self._keeper, return_exceptions=True)
-        mqtt, self._mqtt = self._mqtt, None
-        if mqtt is not None:
-            # Without a farewell, the will says that this part is gone.
-            await mqtt.close(with_will=not said)
-        # Publishes that still wait see that there is no connection, rather than waiting for ever.
-        self._up.set()
+        # Without a farewell, the will says that this part is gone.
+        await self._keeper.stop(with_will=not said)
 
     async def _say_farewell(self) -> bool:
         """Say it now or never: a connection that is lost is not made again for that."""
-        presence, mqtt = self._presence, self._mqtt
+        presence, mqtt = self._presence, self._keeper.now
         if presence.farewell is None:
             return True
-        if mqtt is None or not self._up.is_set():
+        if mqtt is None:
             return False
         try:
             async with asyncio.timeout(_FAREWELL):
@@ -180,7 +136,12 @@ class Connection:
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection, as far as is known; `round_trip` finds out."""
-        return self._mqtt is not None and self._up.is_set()
+        return self._keeper.now is not None
+
+    @property
+    def losses(self) -> int:
+        """How often the connection was lost; it is made again each time."""
+        return self._keeper.losses
 
     async def round_trip(self) -> float:
         """Ask the broker for something that changes nothing, and return after how many seconds it
@@ -189,10 +150,8 @@ class Connection:
         Raises:
             ConnectionLostError: there is no connection, or it was lost meanwhile.
         """
-        if self._mqtt is None or not self._up.is_set():
-            raise ConnectionLostError("there is no connection to the broker now")
         asked = time.monotonic()
-        await self._mqtt.unsubscribe_from([f"{self.root}/never-subscribed"])
+        await self._now().unsubscribe_from([f"{self.root}/never-subscribed"])
         return time.monotonic() - asked
 
     @property
@@ -237,12 +196,11 @@ class Connection:
             )
         async with self._slots:
             while True:
-                mqtt = await self._connected()
+                mqtt = await self._keeper.connected()
                 try:
                     return await mqtt.publish_and_confirm(outgoing)
                 except ConnectionLostError:
-                    # The client has seen the loss when `lost` is done; the keeper follows.
-                    await self._after(mqtt)
+                    await self._keeper.after(mqtt)
 
     def _outgoing(self, topic: Topic, message: Message | bytes, **fields: Any) -> Outgoing:
         payload = _payload(message)
@@ -250,19 +208,8 @@ class Connection:
             topic.decode(payload, strict=True)
         content_type = CONTENT_TYPE if payload and topic.carries is not bytes else None
         outgoing = Outgoing(topic.build(self.root), payload, content_type=content_type, **fields)
-        _log("->", outgoing.topic, outgoing.payload)
+        wire.log("->", outgoing.topic, outgoing.payload)
         return outgoing
-
-    async def _connected(self) -> MqttClient:
-        await self._up.wait()
-        if self._mqtt is None:
-            raise ConnectionLostError("the connection has been closed")
-        return self._mqtt
-
-    async def _after(self, mqtt: MqttClient) -> None:
-        await asyncio.wait([mqtt.lost])
-        if mqtt is self._mqtt:
-            self._up.clear()
 
     async def introduce_as(self, birth: Message) -> None:
         """Say something else of this part from now on than its first birth did."""
@@ -275,10 +222,14 @@ class Connection:
         Raises:
             ConnectionLostError: there is no connection now.
         """
-        if self._mqtt is None or not self._up.is_set():
+        mqtt = self._now()
+        wire.log("->", topic, payload)
+        mqtt.send(topic, payload, content_type)
+
+    def _now(self) -> MqttClient:
+        if (mqtt := self._keeper.now) is None:
             raise ConnectionLostError("there is no connection to the broker now")
-        _log("->", topic, payload)
-        self._mqtt.send(topic, payload, content_type)
+        return mqtt
 
     def take_bytes(
         self, topic: str, take: Callable[[bytes], None], lost: Callable[[Exception], None]
@@ -289,11 +240,11 @@ class Connection:
         """
 
         def log_and_take(payload: bytes) -> None:
-            _log("<-", topic, payload)
+            wire.log("<-", topic, payload)
             take(payload)
 
         # Whether it logs is decided here, since bytes pass by thousands of times a second.
-        self._takers[topic] = log_and_take if wire.isEnabledFor(logging.DEBUG) else take
+        self._takers[topic] = log_and_take if wire.is_logged() else take
         self._when_lost[topic] = lost
 
     def take_no_more(self, topic: str) -> None:
@@ -309,11 +260,11 @@ class Connection:
         """
         self._subscriptions.update(dict.fromkeys(filters))
         while True:
-            mqtt = await self._connected()
+            mqtt = await self._keeper.connected()
             try:
                 await mqtt.subscribe_to(filters)
             except ConnectionLostError:
-                await self._after(mqtt)
+                await self._keeper.after(mqtt)
             else:
                 return
 
@@ -325,22 +276,22 @@ class Connection:
         """
         self._subscriptions.update(dict.fromkeys(filters))
         while True:
-            mqtt = await self._connected()
+            mqtt = await self._keeper.connected()
             try:
                 synced = await self._sync(mqtt, filters)
                 await asyncio.wait([synced, mqtt.lost], return_when=asyncio.FIRST_COMPLETED)
                 if synced.done():
                     return
             except ConnectionLostError:
-                await self._after(mqtt)
+                await self._keeper.after(mqtt)
 
     async def unsubscribe(self, *filters: str) -> None:
         """Undo `subscribe`."""
         for text in filters:
             self._subscriptions.pop(text, None)
-        if self._mqtt is not None and self._up.is_set():
+        if (mqtt := self._keeper.now) is not None:
             try:
-                await self._mqtt.unsubscribe_from(filters)
+                await mqtt.unsubscribe_from(filters)
             except ConnectionLostError:
                 log.debug("not unsubscribed, since the connection is lost: %s", filters)
 
@@ -360,8 +311,7 @@ class Connection:
         if happening is None:
             # For whoever asks again.
             self._happenings.put_nowait(None)
-            assert self._keeper is not None
-            await self._keeper
+            await self._keeper.result()
             raise StopAsyncIteration
         if isinstance(happening, Delivery):
             self._unacknowledged = happening
@@ -376,69 +326,23 @@ class Connection:
         self._happenings.put_nowait(delivery)
 
     def _read(self, delivery: Delivery) -> Happening:
-        _log("<-", delivery.topic, delivery.payload)
+        wire.log("<-", delivery.topic, delivery.payload)
         synced = self._syncing.pop(delivery.correlation or b"", None)
         if synced is not None:
             if not synced.done():
                 synced.set_result(None)
             return Synced()
-        try:
-            topic = parse(delivery.topic, self.root)
-        except UnknownTopicError as error:
-            return Invalid(None, str(error), delivery)
-        try:
-            return Received(topic, topic.decode(delivery.payload, strict=self._strict), delivery)
-        except InvalidPayloadError as error:
-            return Invalid(topic, str(error), delivery)
-        except Exception as error:
-            # Whatever somebody publishes, it must not end who reads it.
-            log.exception("a payload on %s could not be read", delivery.topic)
-            return Invalid(topic, f"it could not be read: {error!r}", delivery)
+        return read(delivery, self.root, strict=self._strict)
 
-    async def _keep(self) -> None:
-        """Hold a connection, and make it again with growing pauses when it is lost."""
-        pause, started, ever, short = _FIRST_PAUSE, time.monotonic(), False, 0
-        while True:
-            try:
-                mqtt = await self._connect_once()
-                made = time.monotonic()
-                ever = True
-                self._mqtt = mqtt
-                self._up.set()
-                await asyncio.wait([mqtt.lost])
-                why = mqtt.why_lost()
-                self._up.clear()
-                self.losses += 1
-                for tell in list(self._when_lost.values()):
-                    tell(why)
-                self._happenings.put_nowait(Disconnected(why))
-                if isinstance(why, TakenOverError):
-                    raise why
-                log.warning("%s; connecting again", why)
-                short = short + 1 if time.monotonic() - made < _SHORT else 0
-                if short == 0:
-                    pause = _FIRST_PAUSE
-                elif short % _MANY == 0:
-                    # Mosquitto 2.0.11 closes a connection that is taken over without a word.
-                    log.error(
-                        "the last %d connections as %r were cut at once; perhaps another process "
-                        "uses the same name: stop it, or give this one another name",
-                        short,
-                        self.client_id,
-                    )
-            except (BrokerUnreachableError, LoginRefusedError, NotAuthorisedError) as error:
-                patience = math.inf if ever or self._patience is None else self._patience
-                refused = not isinstance(error, BrokerUnreachableError) and patience < math.inf
-                if refused or time.monotonic() - started > patience:
-                    raise
-                log.warning("%s (trying again)", error)
-            except ConnectionLostError as error:
-                log.warning("%s while the connection was being made", error)
-            # Spread out, so that a farm's hundred agents do not all return in the same moment.
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+    def _lose(self, why: Exception) -> None:
+        for tell in list(self._when_lost.values()):
+            tell(why)
+        self._happenings.put_nowait(Disconnected(why))
 
-    async def _connect_once(self) -> MqttClient:
+    def _end(self) -> None:
+        self._happenings.put_nowait(None)
+
+    async def _make(self) -> MqttClient:
         presence = self._presence
         mqtt = MqttClient(
             self.address,
@@ -499,16 +403,6 @@ class Connection:
             await mqtt.publish_and_confirm(birth)
             await mqtt.unsubscribe_from([birth.topic])
         return synced
-
-
-def _log(direction: str, topic: str, payload: bytes) -> None:
-    if wire.isEnabledFor(logging.DEBUG):
-        try:
-            text = payload.decode()
-        except UnicodeDecodeError:
-            text = f"{len(payload):,} bytes"
-        cut = text if len(text) <= _LOGGED else f"{text[:_LOGGED]} ... ({len(payload):,} bytes)"
-        wire.debug("%s %s %s", direction, topic, cut)
 
 
 def _payload(message: Message | bytes) -> bytes:

@@ -1,11 +1,15 @@
 """What a connection tells its consumer, in order, and what it tells others of itself."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
-from icefarm_broker.mqtt import Delivery
+from icefarm_broker.packets import Delivery
 from icefarm_schemas import Message
-from icefarm_schemas.topic import Topic
+from icefarm_schemas.topic import InvalidPayloadError, Topic, UnknownTopicError
+from icefarm_schemas.topics import parse
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,22 @@ class Invalid:
     topic: Topic | None
     why: str
     delivery: Delivery
+
+
+def read(delivery: Delivery, root: str, *, strict: bool) -> Received | Invalid:
+    """What a message says, or why that cannot be known."""
+    try:
+        topic = parse(delivery.topic, root)
+    except UnknownTopicError as error:
+        return Invalid(None, str(error), delivery)
+    try:
+        return Received(topic, topic.decode(delivery.payload, strict=strict), delivery)
+    except InvalidPayloadError as error:
+        return Invalid(topic, str(error), delivery)
+    except Exception as error:
+        # Whatever somebody publishes, it must not end who reads it.
+        log.exception("a payload on %s could not be read", delivery.topic)
+        return Invalid(topic, f"it could not be read: {error!r}", delivery)
 
 
 Happening = Connected | Synced | Disconnected | Received | Invalid

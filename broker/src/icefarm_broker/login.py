@@ -13,7 +13,8 @@ from icefarm_broker.errors import (
     NobodyListensError,
     NotAuthorisedError,
 )
-from icefarm_broker.mqtt import MqttClient, Outgoing
+from icefarm_broker.mqtt import MqttClient
+from icefarm_broker.packets import Outgoing
 from icefarm_schemas import CONTENT_TYPE
 from icefarm_schemas.topic import Topic
 
