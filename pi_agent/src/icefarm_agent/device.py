@@ -13,16 +13,10 @@ from typing import Any
 from structlog.contextvars import bind_contextvars, bound_contextvars
 
 from icefarm_agent.behaviours import ArgumentsError, Behaviour
-from icefarm_agent.board import (
-    DEFAULT_FIRMWARE,
-    DEFAULT_FIRMWARE_GREETING,
-    Board,
-    BoardError,
-    FirmwareError,
-)
+from icefarm_agent.board import Board, BoardError, FirmwareError
 from icefarm_agent.commands import Command
-from icefarm_agent.console import Console
 from icefarm_agent.deadlines import seconds_left
+from icefarm_agent.default_firmware import install_default
 from icefarm_agent.evaluations import Evaluation
 from icefarm_agent.metrics import BOARDS, REPAIRS
 from icefarm_agent.outbox import Outbox
@@ -292,8 +286,7 @@ class Device:
         self._restart.clear()
         self._become(status)
         try:
-            await self._board.recover()
-            await self._install_default()
+            await install_default(self._board)
         except BoardError as error:
             self._become(DeviceStatus.BROKEN, f"its default firmware does not run: {error}")
         except Exception as error:
@@ -302,20 +295,6 @@ class Device:
             self._become(DeviceStatus.BROKEN, f"it cannot be brought to its firmware: {error!r}")
         else:
             self._become(DeviceStatus.AVAILABLE)
-
-    async def _install_default(self) -> None:
-        """Write the default firmware until the board greets, at most twice."""
-        await self._board.install(DEFAULT_FIRMWARE)
-        try:
-            await self._hear_greeting()
-        except BoardError as error:
-            log.warning("%s gets its default firmware once more: %s", self.name, error)
-            await self._board.install(DEFAULT_FIRMWARE)
-            await self._hear_greeting()
-
-    async def _hear_greeting(self) -> None:
-        async with Console(self._board.console) as console:
-            await console.wait_for(DEFAULT_FIRMWARE_GREETING, self._board.patience)
 
     async def _stay_available(self) -> None:
         """Wait for an assignment, and see that the board is still fit for one."""
