@@ -1,4 +1,6 @@
 import asyncio
+import time
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -102,6 +104,20 @@ async def test_all_times_are_moved_when_the_clock_was_set(
     assert waits is not None
     assert waiting.waits_until is not None
     assert (waits - waiting.waits_until).total_seconds() == by_an_hour
+
+
+async def test_an_answer_that_comes_late_is_no_jump_of_the_clock(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    assert await clock.check(database) == 0
+    # As if this process had been stopped for a while, after the database has answered.
+    late = iter([0.0, 10.0])
+    with monkeypatch.context() as stopped:
+        there = SimpleNamespace(monotonic=lambda: time.monotonic() + next(late))
+        stopped.setattr("icefarm_control.clock.time", there)
+        assert await clock.check(database) == 0
+    assert await clock.check(database) == 0
 
 
 def test_an_inventory_without_news_has_nothing_to_write() -> None:
