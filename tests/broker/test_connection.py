@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -157,8 +158,10 @@ async def test_who_cannot_say_farewell_leaves_his_will(
 
 
 async def test_a_farewell_does_not_wait_behind_all_else(
-    mosquitto: Mosquitto, recorder: Recorder
+    mosquitto: Mosquitto, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A broker that is slow to confirm it would publish the will after it.
+    monkeypatch.setattr("icefarm_broker.connection._FAREWELL", 30)
     topic = SessionStateTopic("ann", "s")
     state = SessionState(status=Presence.ONLINE)
     presence = PresenceMessages(topic, state, state, farewell=b"")
@@ -267,10 +270,13 @@ async def test_two_processes_of_the_same_name_are_told_so(
 
 
 async def test_no_broker_is_told_within_the_patience() -> None:
-    url = f"mqtt://127.0.0.1:{free_port()}"
-    with pytest.raises(BrokerUnreachableError, match="no broker answers at mqtt://127"):
-        async with agent_connection(url, "a", patience=0.3):
-            pass
+    # As long as it is bound, nobody else can listen there.
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        url = f"mqtt://127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(BrokerUnreachableError, match="no broker answers at mqtt://127"):
+            async with agent_connection(url, "a", patience=0.3):
+                pass
 
 
 async def test_roles_are_enforced_by_the_broker(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 def test_a_service_tells_how_it_is_from_its_start_to_its_end(
     manager: Manager, tmp_path: Path
 ) -> None:
-    with manager.service(*program(tmp_path), watchdog=0.4) as process:
+    # It speaks each second. The kernel keeps 10 datagrams that are not heard yet; more are lost.
+    with manager.service(*program(tmp_path), watchdog=2) as process:
         assert manager.hears() == ["READY=1"]
         assert manager.hears() == ["STATUS=starting", "WATCHDOG=1"]
         manager.hears_of("STATUS=at work")

@@ -1,6 +1,7 @@
 """What the clients' journals say: how each run went, and whether each result came exactly once."""
 
 import json
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,9 +57,15 @@ class Journals:
         """When each client wrote its last line."""
         self.unreachable: Counter[str] = Counter()
         """Errors outside of runs, by their class."""
+        # The test asks while another thread follows; no line may be read by both.
+        self._lock = threading.Lock()
 
     def look(self) -> None:
         """Read what has been written since."""
+        with self._lock:
+            self._look()
+
+    def _look(self) -> None:
         for path in sorted(self._directory.glob("*.jsonl")):
             text = path.read_bytes()
             # A client that is killed may leave half a line.
@@ -103,7 +110,7 @@ class Journals:
     def violations(self) -> list[str]:
         """Everything that no run may show."""
         faults = []
-        for run in self.runs.values():
+        for run in list(self.runs.values()):
             if run.lost():
                 faults.append(f"{run.name}: lost the evaluations {run.lost()}")
             if run.duplicated():
@@ -118,6 +125,6 @@ class Journals:
         """The clients that have begun and finished a run, all in order, after a moment."""
         return {
             run.client
-            for run in self.runs.values()
+            for run in list(self.runs.values())
             if run.finished and run.began > moment and not run.explicit
         }

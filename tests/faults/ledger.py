@@ -1,18 +1,11 @@
 """What is in the database. All SQL of the suite that reads the farm's tables is here."""
 
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import pairwise
 from typing import Any
 
 import psycopg
 
-from faults.farm import JUMP
 from faults.wire import Served
-
-SAME_MOMENT = 1.0
-"""Seconds. Postgres' now() is when a transaction began, so of two that touch in the same moment the
-one that gives back may begin, and thus be dated, after the one that takes."""
 
 _TWO_HOLDERS = """
     SELECT agent, device, array_agg(reservation ORDER BY reservation) FROM allocation
@@ -36,7 +29,14 @@ _EVER_ALLOCATED = """
     WHERE (reservation, agent, device) IN
         (SELECT * FROM unnest(%s::text[], %s::text[], %s::text[]))
 """
-_HISTORY = "SELECT agent, device, reservation, started_at, ended_at FROM allocation"
+# By numbers, not by times: a time is when a transaction began, which may have waited since for the
+# one that gave the device back; and clocks may have jumped meanwhile.
+_HISTORY = """
+    SELECT agent, device, reservation, what
+    FROM transition, unnest(agents, devices) AS concerned (agent, device)
+    WHERE what IN ('active', 'returned', 'device_lost', 'ended')
+    ORDER BY number
+"""
 _DEVICES = "SELECT agent, name, status, online, reservation FROM device ORDER BY agent, name"
 
 
@@ -105,29 +105,18 @@ class Ledger:
         """How many there have ever been."""
         return int(self._rows("SELECT count(*) FROM allocation")[0][0])
 
-    def overlaps(self, begun: datetime) -> list[str]:
-        """Allocations of one device that overlap, over the whole history.
-
-        Postgres' clock may have been wrong by whole JUMPs meanwhile. A run takes far less than one,
-        so where a time is within a JUMP says when it really was.
-        """
-        by_device: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
-        for agent, device, reservation, started, ended in self._rows(_HISTORY):
-            until = float("inf") if ended is None else _really(ended, begun)
-            spans = by_device.setdefault((agent, device), [])
-            spans.append((_really(started, begun), until, reservation))
+    def overlaps(self) -> list[str]:
+        """Devices that somebody took before another one gave them back, over the whole history."""
+        holders: dict[tuple[str, str], str] = {}
         faults = []
-        for (agent, device), spans in by_device.items():
-            spans.sort()
-            for before, after in pairwise(spans):
-                if after[0] < before[1] - SAME_MOMENT:
+        for agent, device, reservation, what in self._rows(_HISTORY):
+            holder = holders.get((agent, device))
+            if what == "active":
+                if holder is not None:
                     faults.append(
-                        f"{agent}/{device}: {after[2]} had it {before[1] - after[0]:.3f} s before "
-                        f"{before[2]} gave it back"
+                        f"{agent}/{device}: {reservation} had it before {holder} gave it back"
                     )
+                holders[agent, device] = reservation
+            elif holder == reservation:
+                del holders[agent, device]
         return faults
-
-
-def _really(stamp: datetime, begun: datetime) -> float:
-    seconds = (stamp - begun).total_seconds()
-    return (seconds + JUMP / 2) % JUMP - JUMP / 2

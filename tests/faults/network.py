@@ -11,14 +11,16 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from types import TracebackType
 from typing import Protocol, Self
 
 _CLONE_NEWNET = 0x40000000
 
 
+@cache
 def why_no_namespaces() -> str | None:
-    """Why this user cannot cut parts off, if he cannot."""
+    """Why this user cannot cut parts off, if he cannot; found out before a farm has its own."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     missing = [name for name in ("ip", "nsenter", "setpriv") if shutil.which(name) is None]

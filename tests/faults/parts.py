@@ -14,7 +14,8 @@ import psutil
 
 _SHORTEST_RESTART, _LONGEST_RESTART = 0.1, 2.0
 _LOOK_AGAIN = 0.02
-_STOP_TIMEOUT = 20.0
+_STOP_TIMEOUT = 60.0
+"""Seconds; a client ends its run first, and may wait for the boards of another one's before."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,6 @@ class Watch:
 
     def __init__(self, farm: FaultFarm) -> None:
         self._farm = farm
-        self.begun = datetime.now(UTC)
         self.ledger = Ledger(farm.watched_database_url)
         self.journals = Journals(farm.journals)
         self.violations: dict[str, str] = {}
@@ -114,7 +113,8 @@ class Watch:
     def growth(self) -> dict[str, int]:
         """By how many bytes the process of each part grew most, once it was warm."""
         most: dict[str, int] = {}
-        for (name, _), samples in self._memory.items():
+        # The thread that follows the farm may add to it meanwhile.
+        for (name, _), samples in list(self._memory.items()):
             warm = [size for at, size in samples if at > samples[0][0] + _WARM]
             if warm:
                 most[name] = max(most.get(name, 0), max(warm) - warm[0])

@@ -21,6 +21,8 @@ class Clock:
 
     def __init__(self) -> None:
         self._last: tuple[float, float] | None = None
+        self._inexact = 0.0
+        """Seconds that the last look may be wrong: somewhere in that time the database looked."""
 
     async def check(self, database: Database) -> float:
         """Move all times if the clock was set since the last look; by how many seconds, or 0.
@@ -29,23 +31,24 @@ class Clock:
         under way then last as long as the sleep did longer.
         """
 
-        async def work(cursor: Cursor) -> tuple[float, float, float]:
+        async def work(cursor: Cursor) -> tuple[float, float, float, float]:
             before = time.monotonic()
             [row] = await all_rows(
                 cursor, "SELECT extract(epoch FROM clock_timestamp())::float AS now", {}
             )
-            here = (before + time.monotonic()) / 2
+            after = time.monotonic()
+            here, inexact = (before + after) / 2, (after - before) / 2
             there: float = row["now"]
             jumped = 0.0
             if self._last is not None:
                 jumped = (there - self._last[0]) - (here - self._last[1])
-            if abs(jumped) <= _TOLERATED:
-                return there, here, 0.0
+            if abs(jumped) <= _TOLERATED + inexact + self._inexact:
+                return there, here, inexact, 0.0
             await all_rows(
                 cursor, "SELECT move_times(make_interval(secs => %(by)s))", {"by": jumped}
             )
-            return there, here, jumped
+            return there, here, inexact, jumped
 
-        there, here, jumped = await database.transaction(work)
+        there, here, self._inexact, jumped = await database.transaction(work)
         self._last = (there, here)
         return jumped
