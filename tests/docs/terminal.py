@@ -50,6 +50,7 @@ class Terminal:
         os.close(terminal)
         self._printed = ""
         self._seen = 0
+        self._guard = threading.Lock()
         self._closed = threading.Event()
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
@@ -80,7 +81,8 @@ class Terminal:
             except OSError:
                 # What Linux says when the shell has ended.
                 return
-            self._printed = (self._printed + decoder.decode(data)).replace("\r\n", "\n")
+            with self._guard:
+                self._printed = (self._printed + decoder.decode(data)).replace("\r\n", "\n")
 
     @property
     def exit_code(self) -> int | None:
@@ -101,15 +103,21 @@ class Terminal:
     def type(self, line: str) -> None:
         """Type a command and return when the terminal shows it."""
         assert self.exit_code is not None, f"a command still runs: {self._printed}"
-        self._printed, self._seen = "", 0
+        self._forget_all()
         os.write(self._read, f"{line}\n".encode())
         self._wait(lambda: self._printed.startswith(f"{line}\n"), f"the echo of {line!r}")
-        self._printed = self._printed.removeprefix(f"{line}\n")
+        # What comes just now is the command's.
+        with self._guard:
+            self._printed = self._printed.removeprefix(f"{line}\n")
 
     def press_ctrl_c(self) -> None:
         """What is printed from now on is the output."""
-        self._printed, self._seen = "", 0
+        self._forget_all()
         os.write(self._read, _CTRL_C)
+
+    def _forget_all(self) -> None:
+        with self._guard:
+            self._printed, self._seen = "", 0
 
     def wait_for_prompt(self) -> None:
         """Return when the command has ended."""

@@ -69,7 +69,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return kept | {"HOME": str(home), "LANG": "C.UTF-8", "VIRTUAL_ENV_DISABLE_PROMPT": "1"}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_tutorial_says_what_happens(
     inside: list[str], workspace: Path, environment: dict[str, str]
 ) -> None:

@@ -101,7 +101,8 @@ class DisturbedFarm:
             while time.monotonic() < over:
                 meanwhile()
                 time.sleep(0.1)
-            mend()
+        # What comes now comes after it.
+        mend()
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:

@@ -106,8 +106,9 @@ def test_320_results_through_a_broker_restart_and_a_minute_without_network(
     for disturbance in (restart, cut):
         assert any(one["at"] < disturbance["began"] for one in measured)
         assert any(one["at"] > disturbance["ended"] for one in measured)
-    # What was on its way came in the first second; then nothing did until the network was back.
-    during = [one for one in measured if cut["began"] + 1 < one["at"] < cut["ended"]]
+    # What was on its way came in the first seconds, as soon as the program had the time to read it;
+    # then nothing did until the network was back.
+    during = [one for one in measured if cut["began"] + 10 < one["at"] < cut["ended"]]
     assert during == []
 
     best = [max(one["fitness"] for one in measured if one["generation"] == g) for g in (0, 19)]

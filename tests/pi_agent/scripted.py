@@ -16,7 +16,7 @@ class ScriptedBoard(BoardWithoutUsb):
 
     product = "scripted"
 
-    def __init__(self, firmwares: dict[str, Firmware], patience: float = 0.5) -> None:
+    def __init__(self, firmwares: dict[str, Firmware], patience: float = 30) -> None:
         self.name = "board"
         self.patience = patience
         self.installed: list[str] = []

@@ -116,8 +116,8 @@ def an_evaluation(number: int) -> Evaluation:
     return Evaluation(f"e{number}", BITSTREAM, "ann", "s")
 
 
-def a_board(*answers: bytes, **more: Any) -> ScriptedBoard:
-    return ScriptedBoard({"default": default, "pulsecount": answering(*answers)}, **more)
+def a_board(*answers: bytes) -> ScriptedBoard:
+    return ScriptedBoard({"default": default, "pulsecount": answering(*answers)})
 
 
 async def test_a_whole_life() -> None:
@@ -189,7 +189,7 @@ async def test_what_is_being_measured_is_measured_again_after_a_change() -> None
         receiving.set()
 
     board = ScriptedBoard(
-        {"default": default, "pulsecount": silent, "variance": answering(A_WAVEFORM)}, patience=5
+        {"default": default, "pulsecount": silent, "variance": answering(A_WAVEFORM)}
     )
     async with living(board) as life:
         await life.reaches(S.AVAILABLE)
@@ -235,7 +235,8 @@ def test_a_lease_is_as_long_as_control_gave_it_whatever_this_clock_says(
     assignment = an_assignment(
         granted_at=now + timedelta(seconds=began), expires_at=now + timedelta(seconds=ends)
     )
-    assert left_of(assignment, retained) == pytest.approx(left, abs=1)
+    # The machine may be busy between the two looks at its clock.
+    assert left_of(assignment, retained) == pytest.approx(left, abs=8)
 
 
 async def test_a_lease_goes_on_when_its_assignment_is_read_again() -> None:
@@ -254,8 +255,10 @@ async def test_a_lease_goes_on_when_its_assignment_is_read_again() -> None:
 async def test_a_lease_ends_without_control() -> None:
     async with living(a_board()) as life:
         await life.reaches(S.AVAILABLE)
-        life.device.assign(an_assignment(seconds=0.4))
+        life.device.assign(an_assignment())
         await life.reaches(S.READY)
+        # However long it took to be ready.
+        life.device.assign(an_assignment(seconds=0.4))
         await life.reaches(S.AVAILABLE)
         assert life.device.assignment is None
         assert S.CLEANING in life.statuses
@@ -264,10 +267,13 @@ async def test_a_lease_ends_without_control() -> None:
 async def test_an_extended_lease_does_not_end() -> None:
     async with living(a_board()) as life:
         await life.reaches(S.AVAILABLE)
-        life.device.assign(an_assignment(seconds=0.5))
+        life.device.assign(an_assignment())
         await life.reaches(S.READY)
+        life.device.assign(an_assignment(seconds=4))
+        # It waits for the end of the short one.
+        await asyncio.sleep(0.05)
         life.device.assign(an_assignment(seconds=60))
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(4)
         assert life.statuses[-1] is S.READY
 
 
@@ -288,15 +294,26 @@ async def test_one_holder_directly_after_another() -> None:
     assert board.installed == ["default", "pulsecount", "default", "pulsecount"]
 
 
+class HangingBoard(ScriptedBoard):
+    """Nobody waits for it as long as for others, until it is installed anew."""
+
+    async def install(self, firmware: str) -> None:
+        self.patience = 30
+        await super().install(firmware)
+
+
 async def test_a_hanging_board_is_restarted_and_goes_on() -> None:
-    board = a_board(b"pulses: 1\n", patience=0.3)
+    board = HangingBoard({"default": default, "pulsecount": answering(b"pulses: 1\n")})
 
     async with living(board) as life:
         await life.reaches(S.AVAILABLE)
         life.device.assign(an_assignment())
         await life.reaches(S.READY)
         # It answers once, then says that it waits but answers no more, until it is restarted.
-        for number in (1, 2, 3):
+        await life.device.evaluate(an_evaluation(1))
+        await life.outbox.wait_for(1)
+        board.patience = 0.3
+        for number in (2, 3):
             await life.device.evaluate(an_evaluation(number))
         results = await life.outbox.wait_for(3)
     assert results[0].measurement is not None
@@ -421,7 +438,7 @@ async def test_what_cannot_be_started_is_broken_until_its_holder_is_gone(
 
 
 async def test_a_board_without_default_firmware_is_broken_with_a_reason() -> None:
-    async with living(ScriptedBoard({}, patience=0.1)) as life:
+    async with living(ScriptedBoard({})) as life:
         broken = await life.reaches(S.BROKEN)
         assert broken.detail == "its default firmware does not run: no default"
 

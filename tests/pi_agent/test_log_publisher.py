@@ -134,7 +134,7 @@ async def test_lines_wait_for_the_broker_within_limits(
         started = time.monotonic()
         for number in range(10 * MOST_WAITING):
             log.info("line %d", number)
-        assert time.monotonic() - started < 5, "the agent does not wait"
+        assert time.monotonic() - started < 20, "the agent does not wait"
         assert len(publisher._waiting) == MOST_WAITING
         connection.address = BrokerAddress.parse(mosquitto.url)
         last = f"line {10 * MOST_WAITING - 1}"
@@ -151,7 +151,7 @@ def test_an_agent_tells_until_its_end(
     agent = processes.agent("bench", boards=1)
     wait_for_boards(mosquitto.url, 1)
     agent.send_signal(signal.SIGTERM)
-    agent.wait(15)
+    agent.wait(30)
     until(lambda: "SIGTERM: stopping" in [r.message.text for r in recorder.of(LogTopic)])
     assert {recorded.topic for recorded in recorder.of(LogTopic)} == {LogTopic("bench")}
     assert "icefarm-agent[bench]: SIGTERM: stopping" in processes.output("agent-bench")

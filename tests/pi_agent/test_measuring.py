@@ -88,17 +88,29 @@ async def test_a_silent_board_is_given_up() -> None:
     async def hangs(reader: Any, writer: Any) -> None:
         writer.write(b"Waiting for bitstream transfer\n")
 
+    board = ScriptedBoard({"pulsecount": hangs})
+    behaviour = PulseCount(board, {})
+    await board.install("pulsecount")
+    await behaviour.start()
+    board.patience = 0.5
     with pytest.raises(MeasurementError, match=r"said nothing|did not read") as caught:
-        await measure(PulseCount, hangs)
+        await behaviour.evaluate(BITSTREAM)
     assert not caught.value.board_is_well
+    await behaviour.stop()
+    await board.close()
 
 
 async def test_a_board_that_never_asks_for_a_bitstream_does_not_start() -> None:
     async def chatters(reader: Any, writer: Any) -> None:
         writer.write(b"hello\n" * 5)
 
+    board = ScriptedBoard({"pulsecount": chatters}, patience=0.5)
+    behaviour = PulseCount(board, {})
+    await board.install("pulsecount")
     with pytest.raises(BoardError, match=r"did not say 'Waiting|said nothing"):
-        await measure(PulseCount, chatters)
+        await behaviour.start()
+    await behaviour.stop()
+    await board.close()
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,24 @@ def script(name: str) -> str:
 
 
 def wait_for_boards(url: str, count: int) -> None:
-    """Return when a farm is served and has so many boards, all available."""
+    """Return when a farm is served and has so many boards, all available, as control knows too."""
     with icefarm.Client(url, name="watcher") as client:
         available = ["available"] * count
-        until(lambda: client.is_served() and [b.status for b in client.boards()] == available)
+        until(
+            lambda: (
+                client.is_served()
+                and [b.status for b in client.boards()] == available
+                and free_boards(client) == count
+            )
+        )
+
+
+def free_boards(client: icefarm.Client) -> int | None:
+    """How many boards control would give away; None before it has told."""
+    try:
+        return client.availability().devices.available
+    except icefarm.ControlOfflineError:
+        return None
 
 
 class Processes:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.processes import Processes, script
+from support.processes import Processes, free_boards, script, wait_for_boards
 from support.waiting import until
 
 import icefarm
@@ -52,8 +52,8 @@ def url_of(broker: Mosquitto, name: str) -> str:
 
 
 async def test_a_console_is_its_holders_alone(farm: Mosquitto) -> None:
+    wait_for_boards(url_of(farm, "ann"), 1)
     with icefarm.Client(url_of(farm, "ann")) as ann, icefarm.Client(url_of(farm, "bob")) as bob:
-        until(lambda: ann.is_served() and [b.status for b in ann.boards()] == ["available"])
         held = ann.reserve(behaviour="serial")
         with pytest.raises(icefarm.NotHolderError):
             bob.find_reservation(held.id)
@@ -70,8 +70,8 @@ def test_only_an_operator_deals_with_the_boards_of_others(
 ) -> None:
     farm, processes = running
     ended: list[icefarm.ReservationEnded] = []
+    wait_for_boards(url_of(farm, "ann"), 1)
     with icefarm.Client(url_of(farm, "ann")) as ann, icefarm.Client(url_of(farm, "olga")) as olga:
-        until(lambda: ann.is_served() and [b.status for b in ann.boards()] == ["available"])
         ann.on(icefarm.ReservationEnded, ended.append)
         held = ann.reserve(1)
         for act in (ann.operator.check, lambda: ann.operator.end(everything=True)):
@@ -102,7 +102,11 @@ def test_only_an_operator_deals_with_the_boards_of_others(
             ("olga", "extend", False),
         ]
         # What an agent has left at the broker is control's to remove, when an operator says so.
+        olga.operator.resume("bench")
+        until(lambda: free_boards(ann) == 1)
         processes.kill("agent")
+        # Control hears of it from the same will, but perhaps a moment after the client.
+        until(lambda: free_boards(ann) == 0)
         until(lambda: [each.status for each in ann.agents()] == ["offline"])
         olga.operator.forget_agents("bench")
         until(lambda: not ann.agents() and not ann.boards())

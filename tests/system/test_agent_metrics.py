@@ -25,6 +25,8 @@ def agent(processes: Processes, mosquitto: Mosquitto) -> str:
         *("--metrics", f"127.0.0.1:{port}"),
     )
     wait_for_boards(mosquitto.url, 2)
+    # Metrics are served beside the rest of its work.
+    until(lambda: "metrics are at" in processes.output("agent"))
     return f"http://127.0.0.1:{port}"
 
 
@@ -45,6 +47,8 @@ def test_what_boards_do_is_counted(
             console.readline(timeout=10)
             down = 'icefarm_agent_stream_bytes_total{direction="down"}'
             running = until(lambda: samples(agent)[down], "bytes of a stream that runs")
+            up = 'icefarm_agent_stream_bytes_total{direction="up"}'
+            until(lambda: samples(agent)[up], "what was written")
 
         def sent() -> bool:
             return samples(agent)['icefarm_agent_boards{status="available"}'] == 2
@@ -59,7 +63,7 @@ def test_what_boards_do_is_counted(
     flashes = 'icefarm_agent_flashes_total{result="written"}'
     assert after[flashes] >= before[flashes] + 4
     assert after[down] >= running
-    assert after['icefarm_agent_stream_bytes_total{direction="up"}'] == len(b"hello\n")
+    assert after[up] == len(b"hello\n")
 
 
 def test_a_lost_broker_is_seen_and_counted(agent: str, mosquitto: Mosquitto) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.local_farm import a_farm
-from support.processes import Processes, wait_for_boards
+from support.processes import Processes, free_boards, wait_for_boards
 from support.recorder import Recorder
 from support.waiting import until
 
@@ -69,13 +69,15 @@ def test_who_holds_a_board_of_a_drained_agent_finishes_and_nobody_else_gets_one(
             assert (told.reservation, told.boards) == (held.id, (held.boards[0].name,))
             assert told.until is not None
             assert agent.drains_until is not None
-            assert abs(told.until - agent.drains_until).total_seconds() < 1
+            # The agent reckons from its clock, at two moments.
+            assert abs(told.until - agent.drains_until).total_seconds() < 10
             with pytest.raises(icefarm.NotAvailableError, match="0 of 2 free"):
                 ann.reserve(1)
             # It outlives control, and the agent.
             farm.kill("control")
             farm.control()
             farm.kill("agent-bench")
+            until(lambda: held.boards[0].status == "away" and not drains(olga))
             farm.agent("bench", boards=2)
             until(lambda: held.boards[0].status == "ready" and drains(olga))
             wishes = [recorded.message for recorded in recorder.of(AgentWishTopic)]
@@ -85,7 +87,7 @@ def test_who_holds_a_board_of_a_drained_agent_finishes_and_nobody_else_gets_one(
         until(lambda: {board.status for board in olga.boards()} == {"draining"})
         olga.operator.resume("bench")
         with ann.reserve(2, wait=30):
-            assert status_of(olga) is AgentStatus.ONLINE
+            until(lambda: status_of(olga) is AgentStatus.ONLINE)
 
 
 def test_at_the_deadline_the_boards_of_a_drained_agent_are_taken_back(
@@ -118,8 +120,8 @@ def test_sigterm_lets_holders_finish_and_ends_with_everything_unbound(
         assert len(list(held.evaluate(pulses(circuits)))) == 3
         held.release()
         assert agent.wait(30) == 0
-    last = recorder.of(AgentStateTopic)[-1].message
-    assert last == AgentState(status=AgentStatus.OFFLINE)
+    last = AgentState(status=AgentStatus.OFFLINE)
+    until(lambda: [r.message for r in recorder.of(AgentStateTopic)][-1:] == [last])
 
 
 def test_a_second_signal_ends_a_draining_agent_at_once(
@@ -146,6 +148,7 @@ def test_the_deadline_of_sigterm_ends_an_agent_whose_boards_are_held(
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(30) == 0
         # Who was not done goes on when it is back.
+        until(lambda: held.boards[0].status == "away")
         processes.agent("bench", boards=2)
         until(lambda: held.boards[0].status == "ready")
 
@@ -223,19 +226,21 @@ def test_a_board_is_started_anew_forgotten_and_noted(
 ) -> None:
     with ann_and_olga(mosquitto) as (ann, olga):
         held = ann.reserve(boards=["bench-1"])
+        until(lambda: statuses_of(recorder, "bench-1")[-1:] == ["ready"])
         for act in (olga.operator.restart_boards, olga.operator.forget):
-            before = len(recorder.of(DeviceStateTopic, device="bench-1"))
+            before = len(statuses_of(recorder, "bench-1"))
             [concerned] = act("bench/bench-1")
             assert (concerned.device, concerned.reservation) == ("bench-1", held.id)
 
             def is_ready_again(before: int = before) -> bool:
-                states = recorder.of(DeviceStateTopic, device="bench-1")[before:]
-                told = [state.message.status if state.message else None for state in states]
+                told = statuses_of(recorder, "bench-1")[before:]
                 return "starting" in told and told[-1] == "ready"
 
             until(is_ready_again)
             [result] = held.evaluate([circuits / "pulse_5khz.bin"])
             assert result.error is None
+        # She may hear a moment later that it is back.
+        until(lambda: len(olga.boards()) == 2)
         [_, other] = olga.boards()
         olga.operator.note(other, text="its USB cable is loose")
         until(lambda: [board.note for board in ann.boards()] == [None, "its USB cable is loose"])
@@ -245,12 +250,20 @@ def test_a_board_is_started_anew_forgotten_and_noted(
         assert operations == ["note", "note", "forget", "restart_devices"]
 
 
+def statuses_of(recorder: Recorder, board: str) -> list[str | None]:
+    """All that its agent has told so far; None for its removal."""
+    messages = [recorded.message for recorded in recorder.of(DeviceStateTopic, device=board)]
+    return [message.status if message else None for message in messages]
+
+
 def test_what_an_agent_that_is_away_has_left_is_forgotten(
     farm: Processes, mosquitto: Mosquitto, recorder: Recorder
 ) -> None:
     farm.kill("agent-bench")
     with icefarm.Client(mosquitto.url, name="olga") as olga:
         until(lambda: {board.status for board in olga.boards()} == {"away"})
+        # Control hears of it from the same will, but perhaps a moment after the client.
+        until(lambda: free_boards(olga) == 0)
         olga.operator.forget("bench-1")
         until(lambda: [board.name for board in olga.boards()] == ["bench-2"])
-    assert recorder.of(DeviceStateTopic, device="bench-1")[-1].message is None
+    until(lambda: statuses_of(recorder, "bench-1")[-1] is None)

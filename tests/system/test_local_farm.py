@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,11 +53,27 @@ def dashboard_of(output: Path) -> str:
     return str(url)
 
 
+@contextmanager
+def usual_port_taken() -> Iterator[None]:
+    """So that no farm of another test, which starts at the same time, is given that one, too."""
+    try:
+        taken = socket.create_server(("127.0.0.1", 8080))
+    except OSError:
+        yield  # Somebody has it.
+    else:
+        with taken:
+            yield
+
+
 def test_each_farm_has_a_dashboard_of_its_own(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     for directory in (one, other):
         directory.mkdir()
-    with a_farm(one, free_port(), "--boards", "1"), a_farm(other, free_port(), "--boards", "1"):
+    with (
+        usual_port_taken(),
+        a_farm(one, free_port(), "--boards", "1"),
+        a_farm(other, free_port(), "--boards", "1"),
+    ):
         found = [dashboard_of(directory / "up.txt") for directory in (one, other)]
         assert found[0] != found[1]
         for directory in (one, other):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from support.processes import Processes, script
+from support.processes import Processes, script, wait_for_boards
 from support.recorder import Recorder
 from support.waiting import until
 
@@ -18,8 +18,8 @@ def held(processes: Processes, mosquitto: Mosquitto) -> Iterator[icefarm.Reserva
     """A board that is used by its console."""
     processes.control()
     processes.agent("bench", boards=1)
-    with icefarm.Client(mosquitto.url, name="ann", grace=2) as client:
-        until(lambda: client.is_served() and [b.status for b in client.boards()] == ["available"])
+    wait_for_boards(mosquitto.url, 1)
+    with icefarm.Client(mosquitto.url, name="ann") as client:
         yield client.reserve(behaviour="serial", keep=True)
 
 
@@ -31,8 +31,8 @@ def read_on(console: icefarm.Console) -> None:
 
 def in_use(recorder: Recorder) -> bool:
     """Whether the board says that somebody has a stream open."""
-    state: DeviceState = recorder.of(DeviceStateTopic)[-1].message
-    return state.in_use
+    states: list[DeviceState] = [recorded.message for recorded in recorder.of(DeviceStateTopic)]
+    return bool(states) and states[-1].in_use
 
 
 def test_a_console_shows_what_the_board_says(held: icefarm.Reservation, recorder: Recorder) -> None:
@@ -40,7 +40,7 @@ def test_a_console_shows_what_the_board_says(held: icefarm.Reservation, recorder
         # The first line may have begun before the console was open.
         lines = [console.readline(timeout=10) for _ in range(3)]
         assert lines[1:] == [b"default firmware\n"] * 2
-        assert in_use(recorder)
+        until(lambda: in_use(recorder), "the console open")
     until(lambda: not in_use(recorder), "the console closed")
 
 
@@ -75,7 +75,7 @@ def test_a_session_that_is_gone_leaves_no_stream(
         "console", script("icefarm"), "console", "--name", "ann", "--reservation", held.id
     )
     until(lambda: b"default" in processes.output("console").encode(), "its words")
-    assert in_use(recorder)
+    until(lambda: in_use(recorder), "the console open")
     processes.kill("console")
     # Its grace is that of a console: a minute; who opens it next need not wait for that.
     with held.console() as console:
@@ -94,7 +94,7 @@ def test_a_console_measures_nothing_and_takes_no_firmware(
     held.change("pulsecount")
     with (
         pytest.raises(icefarm.NotSupportedError, match="change its behaviour"),
-        held.console(timeout=10),
+        held.console(),
     ):
         pytest.fail("there is no console of a measuring board")
     until(lambda: refused(recorder), "the agent's refusal")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icefarm.async_client import AsyncClient
+from icefarm.errors import ControlOfflineError
 from icefarm_broker.mosquitto import free_port
 from icefarm_broker.service import EXIT_RESTART
 
@@ -238,16 +239,24 @@ class Farm:
 
     async def _until_available(self) -> None:
         async with AsyncClient(self.url, name="icefarm-up") as client:
-            while True:
-                boards = await client.boards()
-                # Of an earlier farm in this directory, some may be held.
-                usable = sum(board.status in ("available", "ready") for board in boards)
-                if await client.is_served() and usable >= self._boards:
-                    return
+            while not await self._is_available(client):
                 self.check()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(0.5):
                         await client.changed()
+
+    async def _is_available(self, client: AsyncClient) -> bool:
+        boards = await client.boards()
+        free = sum(board.status == "available" for board in boards)
+        # Of an earlier farm in this directory, some may be held.
+        held = sum(board.status == "ready" for board in boards)
+        if not await client.is_served() or free + held < self._boards:
+            return False
+        try:
+            # Agents tell of their boards a moment before control can give them away.
+            return (await client.availability()).devices.available >= free
+        except ControlOfflineError:
+            return False  # It has not counted them yet.
 
     def check(self) -> None:
         """Raise FarmFailedError when a part has been given up."""
