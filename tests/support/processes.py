@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import icefarm
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 
 def script(name: str) -> str:
@@ -18,10 +18,12 @@ def script(name: str) -> str:
 
 
 def wait_for_boards(url: str, count: int) -> None:
-    """Return when a farm is served and has so many boards, all available."""
+    """Return when a farm is served and has so many boards, all available, and control knows it."""
     with icefarm.Client(url, name="watcher") as client:
         available = ["available"] * count
         until(lambda: client.is_served() and [b.status for b in client.boards()] == available)
+        # Agents tell everybody at the same time; control gives away what it has heard of.
+        client.wait_until_available(count, timeout=PATIENCE)
 
 
 class Processes:
