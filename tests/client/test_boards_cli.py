@@ -67,6 +67,7 @@ async def talk(
     except asyncio.IncompleteReadError as ended:
         came = ended.partial
     closed = time.monotonic()
+    process.stdin.close()
     async with asyncio.timeout(60):
         out, errors = await process.communicate()
     assert time.monotonic() - closed >= 2

@@ -9,8 +9,10 @@ from support.recorder import Recorder
 from support.waiting import until, until_async
 
 import icefarm
+from icefarm.holding import Holding
+from icefarm.leasing import Lease
 from icefarm_broker.mosquitto import Mosquitto, free_port
-from icefarm_schemas import AgentStatus
+from icefarm_schemas import AgentStatus, ReservationState
 from icefarm_schemas.topics import EventsTopic
 
 
@@ -166,6 +168,24 @@ async def test_a_place_in_the_queue_that_is_gone_before_it_is_watched(
         released.set()
         with pytest.raises(icefarm.ReservationEndedError, match="left the queue: released"):
             await waiting
+
+
+async def test_why_a_board_was_lost_is_known_to_a_client_that_was_slow(
+    farm: Processes, mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with icefarm.AsyncClient(mosquitto.url, name="ann") as client:
+        hold = client._subscriptions.hold
+
+        async def over() -> bool:
+            return bool(client._view.ended)
+
+        async def late(state: ReservationState, lease: Lease | None) -> Holding:
+            await until_async(over)
+            return await hold(state, lease)
+
+        monkeypatch.setattr(client._subscriptions, "hold", late)
+        with pytest.raises(icefarm.BoardLostError, match="takes no arguments; it was given x"):
+            await client.reserve(1, arguments={"x": 1})
 
 
 def test_boards_are_chosen_by_label_and_product(farm: Processes, mosquitto: Mosquitto) -> None:
