@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.processes import Processes, script
+from support.waiting import until
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto, free_port
@@ -32,39 +33,44 @@ def offered(*words: str, **variables: str) -> list[str]:
     return done.stdout.split()
 
 
+def offered_of(farm: str, *words: str) -> list[str]:
+    """What a farm has to offer: nothing, each time that it is not quick enough with its answer."""
+    return until(lambda: offered(*words, ICEFARM_BROKER=farm))
+
+
 def test_values_are_asked_of_the_farm(farm: Processes, mosquitto: Mosquitto) -> None:
     url = mosquitto.url
-    assert offered("reserve", "--farm", url, "--board", "bench-") == [
+    assert until(lambda: offered("reserve", "--farm", url, "--board", "bench-")) == [
         "bench-1",
         "bench-2",
         "bench-3",
         "bench-4",
     ]
-    assert offered("reserve", "--behaviour", "p", ICEFARM_BROKER=url) == ["pulsecount"]
+    assert offered_of(url, "reserve", "--behaviour", "p") == ["pulsecount"]
     with (
         icefarm.Client(url) as mine,
         icefarm.Client(url, name="bob") as bob,
         mine.reserve() as held,
         bob.reserve(),
     ):
-        assert offered("release", "", ICEFARM_BROKER=url) == [held.id]
-        assert offered("flash", "--reservation", "", ICEFARM_BROKER=url) == [held.id]
+        assert offered_of(url, "release", "") == [held.id]
+        assert offered_of(url, "flash", "--reservation", "") == [held.id]
         everybodys = sorted(state.reservation for state in bob.reservations(everybody=True))
         assert len(everybodys) == 2
-        assert offered("reservations", "end", "--reservation", "", ICEFARM_BROKER=url) == everybodys
-        assert offered("reservations", "end", "--client", "b", ICEFARM_BROKER=url) == ["bob"]
+        assert offered_of(url, "reservations", "end", "--reservation", "") == everybodys
+        assert offered_of(url, "reservations", "end", "--client", "b") == ["bob"]
 
 
 def test_operators_are_offered_commands_and_names(farm: Processes, mosquitto: Mosquitto) -> None:
     url = mosquitto.url
     assert offered("agents", "") == ["drain", "resume", "restart", "forget"]
     assert offered("boards", "n") == ["note"]
-    assert offered("agents", "drain", "", ICEFARM_BROKER=url) == ["bench"]
-    assert offered("logs", "b", ICEFARM_BROKER=url) == ["bench"]
+    assert offered_of(url, "agents", "drain", "") == ["bench"]
+    assert offered_of(url, "logs", "b") == ["bench"]
     # The farm may be named before the command's name, and counts more than the variable.
     elsewhere = f"mqtt://127.0.0.1:{free_port()}"
     before = ("boards", "--farm", url, "restart", "bench-4")
-    assert offered(*before, ICEFARM_BROKER=elsewhere) == ["bench-4"]
+    assert offered_of(elsewhere, *before) == ["bench-4"]
 
 
 def test_farms_are_those_of_the_file(tmp_path: Path) -> None:
@@ -79,7 +85,13 @@ def test_farms_are_those_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "farm.invalid", "10.255.255.1"])
 def test_a_farm_that_does_not_answer_holds_up_nobody(host: str) -> None:
-    began = time.monotonic()
-    assert offered("reserve", "--board", "", ICEFARM_BROKER=f"mqtt://{host}:{free_port()}") == []
-    # A second of asking, and the rest is the start of Python on a busy machine.
-    assert time.monotonic() - began < 5
+    farm = f"mqtt://{host}:{free_port()}"
+
+    def is_quick() -> bool:
+        began = time.monotonic()
+        assert offered("reserve", "--board", "", ICEFARM_BROKER=farm) == []
+        # A second of asking, and the rest is the start of Python.
+        return time.monotonic() - began < 5
+
+    # On a machine that is busy just now, that start may take longer.
+    until(is_quick)

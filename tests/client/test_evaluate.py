@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import json
+import os
 import re
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +64,8 @@ def test_one_publish_serves_every_board(
         results = list(reservation.evaluate([bitstream], on_every_board=True))
     assert [r.pulses for r in results] == [1000] * 4
     assert {r.board for r in results} == {board.name for board in reservation}
+    # It hears of what was sent before it hears of the results.
+    until(lambda: _finished(recorder) == 4)
     assert len(recorder.of(EvaluateTopic)) == 1
 
 
@@ -153,13 +157,16 @@ def test_what_a_lost_board_had_moves_or_fails_and_the_others_go_on(
     recorder: Recorder,
     when_lost: Literal["move", "fail"],
 ) -> None:
-    farm.agent("second", boards=2)
+    second = farm.agent("second", boards=2)
     bitstream = circuits / "pulse_1khz.bin"
     with icefarm.Client(mosquitto.url) as client:
-        until(lambda: len(client.boards()) == 6 and all_available(client))
+        client.wait_until_available(6, timeout=30)
         with client.reserve(boards=["bench-1", "second-1"], board_grace=1) as reservation:
             results = reservation.evaluate([bitstream] * 40, when_lost=when_lost)
             seen = [next(results) for _ in range(6)]
+            # From here on its board measures nothing, but is still sent all that it may have.
+            second.send_signal(signal.SIGSTOP)
+            seen += [next(results) for _ in range(10)]
             farm.kill("agent-second")
             seen += results
             assert [b.name for b in reservation] == ["bench-1"]
@@ -195,7 +202,7 @@ def test_an_agent_that_comes_back_in_time_goes_on_with_the_work(
     farm.agent("second", boards=2)
     bitstream = circuits / "pulse_1khz.bin"
     with icefarm.Client(mosquitto.url) as client:
-        until(lambda: len(client.boards()) == 6 and all_available(client))
+        client.wait_until_available(6, timeout=30)
         with client.reserve(boards=["second-1", "second-2"]) as reservation:
             results = reservation.evaluate([bitstream] * 20)
             seen = [next(results) for _ in range(6)]
@@ -232,15 +239,20 @@ async def test_a_result_comes_although_the_client_was_away(
         client.reserve(1) as reservation,
     ):
         results = reservation.evaluate([circuits / "pulse_1khz.bin"] * 6)
-        seen = [await anext(results)]
+        # The agent has its bitstreams, and measures none before the cut.
+        agent = farm.pid("agent-bench")
+        os.kill(agent, signal.SIGSTOP)
+        first = asyncio.ensure_future(anext(results))
+        await asyncio.to_thread(until, lambda: len(recorder.of(EvaluateTopic)) == 3)
         # Cut as a network does it: nobody is told, and the results come meanwhile.
         mqtt = client._session.connection._keeper.now
         assert mqtt is not None
         client._session.connection._keeper._up.clear()
         mqtt._client._sock_close()
-        done = _finished(recorder)
-        await asyncio.to_thread(until, lambda: _finished(recorder) >= done + 2)
+        os.kill(agent, signal.SIGCONT)
+        await asyncio.to_thread(until, lambda: _finished(recorder) >= 2)
         mqtt.lost.set_exception(ConnectionError("cut"))
+        seen = [await first]
         seen += [result async for result in results]
     assert sorted(r.index for r in seen) == list(range(6))
     events = [r.message for r in recorder.of(EventsTopic)]

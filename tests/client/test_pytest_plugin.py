@@ -25,7 +25,7 @@ from icefarm_schemas import EndReason
 
 SUITES = Path(__file__).parent / "suites"
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "pytest.md"
-SOON = 15.0
+SOON = 30.0
 """Seconds; much less than a process that is gone keeps its boards."""
 
 
@@ -105,6 +105,7 @@ def watcher(farm: str) -> Iterator[icefarm.Client]:
     with icefarm.Client(farm, name="watcher") as client:
         until(lambda: client.is_served() and len(client.boards()) == 2)
         until_all_free(client)
+        client.wait_until_available(2, timeout=30)
         yield client
         until_all_free(client)
 

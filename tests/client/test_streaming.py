@@ -123,6 +123,11 @@ async def test_the_end_of_a_stream_is_told_once_and_the_next_is_opened(
             await console.readline(timeout=30)
         assert await exchange(console, b"again") == b"again"
         assert agent.opened["a"] == 3
+
+    async def is_recorded() -> bool:
+        return bool(recorder.of(CloseTopic))
+
+    await until_async(is_recorded)
     # Only the last was ended from here.
     closed = [r.topic.stream for r in recorder.of(CloseTopic) if isinstance(r.topic, CloseTopic)]
     opened = [r.topic.stream for r in recorder.of(OpenTopic) if isinstance(r.topic, OpenTopic)]
@@ -233,6 +238,11 @@ async def test_streams_that_cannot_be_say_what_to_do(
             async with reservation.console("a"):
                 pass
         await agent.report("b", DeviceStatus.STARTING)
+
+        async def is_starting() -> bool:
+            return reservation.board("b").status == "starting"
+
+        await until_async(is_starting)
         with pytest.raises(icefarm.TimedOutError, match=r"after 0\.2 s: the board is starting"):
             async with reservation.console("b", timeout=0.2):
                 pass
@@ -404,7 +414,7 @@ async def test_a_change_in_the_moment_in_which_it_is_waited_for_is_seen(
             # So far that it waits, and no further.
             await asyncio.sleep(0)
             client._view.tell()
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(8):
                 await waiting
         finally:
             mosquitto.process.send_signal(signal.SIGCONT)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from collections import defaultdict
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -151,6 +152,8 @@ class Session:
         self._unheard: set[str] = set()
         # And of these, since the connection was made again.
         self._missed: set[str] = set()
+        # Losses that were told of reservations before they are followed.
+        self._early: defaultdict[str, list[DeviceFailed]] = defaultdict(list)
         self._asking: set[asyncio.Task[None]] = set()
         self._sees_everybody = False
 
@@ -263,6 +266,9 @@ class Session:
         """Let `follower` hear of a reservation, and ask after it when that may be missed."""
         self._followed[reservation] = follower
         self._unheard.add(reservation)
+        if follower is not None:
+            for event in self._early.pop(reservation, ()):
+                follower.take(event)
 
     def unfollow(self, reservation: str) -> None:
         """Undo `follow`."""
@@ -335,6 +341,8 @@ class Session:
                 self.view.end(event.reservation, event.reason)
             case _ if follower is not None and isinstance(event, HolderEvent):
                 follower.take(event)
+            case DeviceFailed():
+                self._early[event.reservation].append(event)
             case EvaluationFinished() | CommandFinished() | CommandRefused():
                 log.info("a result that nobody here waits for: %s", event)
 
