@@ -18,10 +18,24 @@ def script(name: str) -> str:
 
 
 def wait_for_boards(url: str, count: int) -> None:
-    """Return when a farm is served and has so many boards, all available."""
+    """Return when a farm is served and has so many boards, all available, and control knows it."""
     with icefarm.Client(url, name="watcher") as client:
-        available = ["available"] * count
-        until(lambda: client.is_served() and [b.status for b in client.boards()] == available)
+        until(lambda: are_available(client, count))
+
+
+def are_available(client: icefarm.Client, count: int, others: int = 0) -> bool:
+    """Whether a farm is served, and so many boards are available, and `others` not, to control too.
+
+    What agents report comes to clients and to control each in its own time.
+    """
+    found = [board.status == "available" for board in client.boards()]
+    if not client.is_served() or (found.count(True), found.count(False)) != (count, others):
+        return False
+    try:
+        known = client.availability().devices
+    except icefarm.ControlOfflineError:
+        return False
+    return (known.available, known.total) == (count, count + others)
 
 
 class Processes:
