@@ -18,16 +18,23 @@ def script(name: str) -> str:
 
 
 def wait_for_boards(url: str, count: int) -> None:
-    """Return when a farm is served and has so many boards, all available, as control knows too."""
+    """Return when a farm is served and has so many boards, all available, and control knows it."""
     with icefarm.Client(url, name="watcher") as client:
-        available = ["available"] * count
-        until(
-            lambda: (
-                client.is_served()
-                and [b.status for b in client.boards()] == available
-                and free_boards(client) == count
-            )
-        )
+        until(lambda: are_available(client, count))
+
+
+def are_available(client: icefarm.Client, count: int, others: int = 0) -> bool:
+    """Whether a farm is served, and so many boards are available, and `others` not, to control too.
+
+    What agents report comes to clients and to control each in its own time.
+    """
+    found = [board.status == "available" for board in client.boards()]
+    return (
+        client.is_served()
+        and (found.count(True), found.count(False)) == (count, others)
+        and free_boards(client) == count
+        and client.availability().devices.total == count + others
+    )
 
 
 def free_boards(client: icefarm.Client) -> int | None:

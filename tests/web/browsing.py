@@ -14,12 +14,17 @@ from playwright.sync_api import (
     Request,
     Response,
     ViewportSize,
+    expect,
     sync_playwright,
 )
+from support.waiting import PATIENCE
 
 Scheme = Literal["light", "dark"]
 DESKTOP = ViewportSize(width=1280, height=800)
 PHONE = ViewportSize(width=390, height=844)
+_PATIENCE = PATIENCE * 1000
+"""Milliseconds. What is expected has its own, apart from that of windows."""
+expect.set_options(timeout=_PATIENCE)
 
 
 @contextmanager
@@ -41,7 +46,8 @@ class Window:
     """A window on the dashboard at `url`.
 
     `faults` is what has gone wrong in it, by the path of the page on which it did. Pages that are
-    expected to be refused are named by `expect`, with the code of HTTP.
+    expected to be refused are named by `expect`, with the code of HTTP; what else goes wrong on
+    purpose by `pardon`.
     """
 
     def __init__(self, context: BrowserContext, url: str) -> None:
@@ -49,6 +55,7 @@ class Window:
         self.url = url
         self.faults: list[str] = []
         self._expected: set[tuple[str, int]] = set()
+        self._pardoned: set[str] = set()
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self._note(f"a script failed: {error}"))
         self.page.on("requestfailed", self._see_failure)
@@ -57,6 +64,10 @@ class Window:
     def expect(self, path: str, code: int) -> None:
         """That page, without its query, may be refused."""
         self._expected.add((path, code))
+
+    def pardon(self, *words: str) -> None:
+        """What contains one of these is no fault, whenever it is told."""
+        self._pardoned.update(words)
 
     def open(self, path: str) -> Page:
         """Go to a page, and wait until it is shown."""
@@ -74,7 +85,9 @@ class Window:
 
     def live(self, path: str) -> Page:
         """Go to a page, and wait until its changes are shown, too."""
-        with self.page.expect_response(lambda answer: _is_live(answer.url)):
+        # Not those of the page before, which may come as late.
+        wanted = (f"{self.url}/live{path}", f"{self.url}/trouble")
+        with self.page.expect_response(lambda answer: answer.url in wanted):
             self.open(path)
         return self.page
 
@@ -86,7 +99,8 @@ class Window:
         return found
 
     def _note(self, what: str) -> None:
-        self.faults.append(f"{self._path(self.page.url)}: {what}")
+        if not any(words in what for words in self._pardoned):
+            self.faults.append(f"{self._path(self.page.url)}: {what}")
 
     def _path(self, url: str) -> str:
         parts = urlsplit(url)
@@ -109,10 +123,6 @@ class Window:
         code = answer.status
         if code >= 400 and (urlsplit(answer.url).path, code) not in self._expected:
             self._note(f"{answer.request.method} {answer.url} was answered with {code}")
-
-
-def _is_live(url: str) -> bool:
-    return urlsplit(url).path.startswith(("/live/", "/trouble"))
 
 
 def _code(text: str) -> int:
@@ -142,7 +152,7 @@ def window(
         locale="en-GB",
         timezone_id="Europe/Berlin",
     )
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(_PATIENCE)
     opened = Window(context, url)
     try:
         yield opened

@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from playwright.sync_api import Browser as Chromium
-from support.processes import Processes, script, wait_for_boards
-from support.waiting import until
+from support.processes import Processes, are_available, script, wait_for_boards
+from support.waiting import PATIENCE, until
 
 import icefarm
 from icefarm_broker.accounts import Account, Role, write_accounts
@@ -21,6 +22,9 @@ from .browsing import Window
 
 class Browser(httpx.Client):
     """Keeps cookies, and sends forms with their tokens, as browsers do."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(timeout=PATIENCE, **options)
 
     def page(self, path: str, code: int = 200) -> str:
         """The HTML of a page."""
@@ -60,12 +64,18 @@ def _events(answer: httpx.Response) -> Iterator[str]:
             lines = []
 
 
+def wait_for_logins(url: str) -> None:
+    """Return when a dashboard has what signs sessions, which is in the database."""
+    until(lambda: httpx.get(f"{url}/login", timeout=PATIENCE).status_code == 200)
+
+
 @pytest.fixture
 def farm(processes: Processes, mosquitto: Mosquitto) -> Processes:
     """Control with a dashboard, and an agent `bench` with two fast boards, both available."""
     processes.control(web=True)
     processes.agent("bench", boards=2)
     wait_for_boards(mosquitto.url, 2)
+    wait_for_logins(processes.dashboard())
     return processes
 
 
@@ -106,7 +116,8 @@ def guarded(tmp_path: Path, database_url: str) -> Iterator[str]:
             *("--broker", broker.url.replace("//", "//bench:bench@")),
         )
         with icefarm.Client(broker.url.replace("//", "//ann:ann@")) as ann:
-            until(lambda: ann.is_served() and [b.status for b in ann.boards()] == ["available"])
+            until(lambda: are_available(ann, 1))
+        wait_for_logins(processes.dashboard())
         yield processes.dashboard()
         processes.stop()
         print(processes.logs())

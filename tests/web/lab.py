@@ -9,7 +9,7 @@ from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from support.databases import new_database
-from support.processes import Processes
+from support.processes import Processes, are_available
 from support.recorder import Recorder
 from support.waiting import until
 
@@ -114,8 +114,7 @@ def _use(
 
     ann, ben, chen, olga = client("ann"), client("ben"), client("chen"), client("olga")
     virtual = sum(AGENTS.values())
-    until(lambda: ann.is_served() and _count(ann, "available") == virtual, timeout=60)
-    until(lambda: {SHELF} <= {agent.name for agent in ann.agents()})
+    until(lambda: are_available(ann, virtual, others=2), timeout=60)
     write_past(database, {a: [f"{a}-{n + 1}" for n in range(AGENTS[a])] for a in AGENTS})
     ended = ben.reserve(boards=["rack-2-1"], duration=600)
     ended.release()

@@ -1,6 +1,7 @@
 """Who may look and who may act: logins, roles, and requests that others forge."""
 
 import httpx
+from support.waiting import until
 
 from .conftest import Browser
 
@@ -12,7 +13,8 @@ def test_roles(guarded: str) -> None:
         )
         assert stranger.get("/live/boards").status_code == 401
         assert stranger.get("/api/v1/boards").status_code == 401
-        assert "This farm has accounts" in stranger.page("/login")
+        # The page does not wait for the broker to say so.
+        until(lambda: "This farm has accounts" in stranger.page("/login"))
         refused = stranger.login("olga", "wrong")
         assert refused.status_code == 403
         assert "not its password" in refused.text
@@ -74,7 +76,8 @@ def test_forged_requests_are_refused(browser: Browser) -> None:
 
 
 def test_a_stranger_is_told_what_to_type(stranger: Browser) -> None:
-    assert "type any name, and leave the password empty" in stranger.page("/login")
+    # The page does not wait for the broker to say so.
+    until(lambda: "type any name, and leave the password empty" in stranger.page("/login"))
 
 
 def test_nobody_is_sent_elsewhere_after_a_login(stranger: Browser) -> None:

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import expect
 from support.processes import Processes, wait_for_boards
 from support.recorder import Recorder
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto
@@ -120,7 +120,8 @@ def test_reservations_are_ended(ann: Window, bob: icefarm.Client) -> None:
         ("/clients/bob", "End all of bob"),
         ("/reservations", "End all"),
     ):
-        held = bob.reserve(1)
+        # Those of before may be on their way back.
+        held = bob.reserve(1, wait=PATIENCE)
         leave(ann, path.format(held.id), link)
         said = do(ann, path.format(held.id), link, "End")
         assert said == f"Done: reservation {held.id} of bob has ended."
@@ -164,8 +165,8 @@ def test_boards_are_restarted_forgotten_and_noted(
     assert said.startswith("Done: bench/bench-1 is forgotten")
     said = do_with(ann, "/boards", both, "Forget and find again", "Forget and find again")
     assert "yard/yard-1 is forgotten" in said
+    until(lambda: commands("forget") == {"bench-1", "bench-2", "yard-1"})
     wait_for_boards(mosquitto.url, 4)
-    assert commands("forget") == {"bench-1", "bench-2", "yard-1"}
     expect(ann.open("/boards").get_by_role("row")).to_have_count(5)
     expect(ann.page.get_by_text("in the cupboard")).to_have_count(0)
 

@@ -71,12 +71,15 @@ def test_a_reservation_is_ended_by_keys_alone(
         tab_to(page, "Boards")
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_have_text("Boards")
+        # What has the focus is seen with its style sheet.
+        page.wait_for_load_state()
 
         # What is the same on each page is passed over.
         page.keyboard.press("Tab")
         assert focused(page) == "Skip to the content"
         assert has_visible_focus(page)
         page.keyboard.press("Enter")
+        expect(page).to_have_url(opened.url + "/boards#main")
         page.keyboard.press("Tab")
         assert focused(page) == "Search"
         page.keyboard.type("bench-2")
@@ -85,10 +88,12 @@ def test_a_reservation_is_ended_by_keys_alone(
         tab_to(page, "bench-2")
         page.keyboard.press("Enter")
         expect(page).to_have_url(opened.url + "/boards/bench/bench-2")
+        page.wait_for_load_state()
 
         tab_to(page, "End for this board")
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_contain_text("End")
+        page.wait_for_load_state()
         tab_to(page, "End")
         page.keyboard.press("Enter")
         expect(page.get_by_role("status")).to_contain_text(

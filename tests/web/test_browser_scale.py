@@ -15,7 +15,7 @@ from icefarm_broker.mosquitto import Mosquitto
 from icefarm_schemas import Operation, ReserveRequest
 
 from .browsing import window
-from .conftest import Browser
+from .conftest import Browser, wait_for_logins
 
 
 @pytest.mark.timeout(240)
@@ -24,6 +24,7 @@ def test_ten_thousand_boards_are_found_and_followed(
 ) -> None:
     processes.control(web=True)
     url = processes.dashboard()
+    wait_for_logins(url)
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(reported_devices(mosquitto.url, 10, 1000)),

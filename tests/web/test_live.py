@@ -1,14 +1,16 @@
 """Pages that are open: changes come by themselves, and trouble is said."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import psycopg
-from support.waiting import until
+from support.waiting import until, until_async
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto
+from icefarm_control.web.changes import Changes
 
 from .conftest import Browser
 
@@ -107,3 +109,20 @@ def test_pages_stay_up_and_say_what_is_lost(
         assert any("live-trouble" in event and "has lost" not in event for event in events)
     until(lambda: is_well(browser))
     assert browser.get("/api/v1/audit").json() == []
+
+
+async def test_a_database_that_answers_is_not_said_to_be_lost_for_long(database_url: str) -> None:
+    changes = Changes()
+
+    async def is_there() -> bool:
+        return changes.database_away is None
+
+    with changes.woken(()) as woken:
+        listening = asyncio.create_task(changes.listen(database_url))
+        # It is connected, and stays so.
+        await woken.wait()
+        changes.lose("a page has waited for it too long")
+        woken.clear()
+        await until_async(is_there)
+        await woken.wait()
+    listening.cancel()

@@ -1,5 +1,7 @@
 """What each page shows of a real farm."""
 
+from typing import Any
+
 from support.waiting import until
 
 import icefarm
@@ -19,7 +21,14 @@ def test_pages_say_what_the_farm_has(browser: Browser, mosquitto: Mosquitto) -> 
             assert board in page
             assert "bob" in page
             assert held.id in page
-        said = browser.get(f"/api/v1/boards/bench/{board}").json()
+
+        def known() -> dict[str, Any]:
+            found: dict[str, Any] = browser.get(f"/api/v1/boards/bench/{board}").json()
+            return found
+
+        # What the agent says comes to the database, and to who serves the page, each in its time.
+        until(lambda: (known()["status"], known()["since"] is None) == ("ready", False))
+        said = known()
         assert (said["status"], said["arguments"], said["repairs"]) == ("ready", {}, 0)
         assert held.id in said["reservation"]
         assert f'since <time datetime="{said["since"][:19]}' in browser.page(

@@ -73,6 +73,10 @@ class Changes:
                         async for _ in connection.notifies(timeout=_BEAT, stop_after=1):
                             self.tell()
                         await connection.execute("SELECT")
+                        # A page may have waited for it too long, or come before its tables.
+                        if self.database_away is not None:
+                            self.database_away = None
+                            self.tell()
                 finally:
                     await connection.close()
             except psycopg.Error as error:

@@ -33,6 +33,8 @@ class Reading:
             max_size=4,
             open=False,
             timeout=_PATIENCE,
+            # Else it would wait between its attempts for as long as the database was away.
+            reconnect_timeout=_PATIENCE,
             check=AsyncConnectionPool.check_connection,
             kwargs={
                 "autocommit": True,
