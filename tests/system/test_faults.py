@@ -7,11 +7,12 @@ import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import Processes, script, wait_for_boards
+from support.processes import Processes, are_available, script, wait_for_boards
 from support.recorder import Recorder
 from support.waiting import until
 
@@ -25,9 +26,12 @@ from icefarm_schemas import (
     Presence,
     utc_now,
 )
+from icefarm_schemas.topic import Topic
 from icefarm_schemas.topics import (
+    AgentStateTopic,
     AssignmentTopic,
     ControlStateTopic,
+    DeviceStateTopic,
     EventsTopic,
     SessionStateTopic,
 )
@@ -225,3 +229,21 @@ def _settled(client: icefarm.Client) -> bool:
 
 def _seconds_since(moment: datetime) -> float:
     return (utc_now() - moment).total_seconds()
+
+
+def test_what_is_taken_for_the_rest_of_an_agent_that_is_back_is_said_again(
+    farm: Processes, mosquitto: Mosquitto, recorder: Recorder
+) -> None:
+    """As control removes it for an operator who gave an agent up that comes back just then."""
+
+    def is_back(topic: Topic) -> bool:
+        said = [r.message for r in recorder.of(type(topic)) if r.topic == topic]
+        return None in said and said[-1] is not None
+
+    with icefarm.Client(mosquitto.url, name="ann") as client:
+        for topic in (DeviceStateTopic("left", "left-1"), AgentStateTopic("left")):
+            at = ["-p", str(mosquitto.port), "-t", topic.build()]
+            subprocess.run(["mosquitto_pub", *at, "-r", "-n"], check=True)
+            until(partial(is_back, topic))
+        until(lambda: are_available(client, 4))
+        assert {agent.status for agent in client.agents()} == {"online"}

@@ -399,9 +399,10 @@ class Connection:
         self._syncing[birth.correlation] = synced
         # Another one would end the subscription that this one's birth comes back by.
         async with self._one_sync:
-            await mqtt.subscribe_to([*filters, birth.topic])
+            await mqtt.subscribe_to([*dict.fromkeys([*filters, birth.topic])])
             await mqtt.publish_and_confirm(birth)
-            await mqtt.unsubscribe_from([birth.topic])
+            if birth.topic not in self._subscriptions:
+                await mqtt.unsubscribe_from([birth.topic])
         return synced
 
 

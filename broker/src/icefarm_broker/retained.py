@@ -2,7 +2,7 @@
 
 The owner of some topics says what they should hold, in any order and as often as it likes; only
 the latest value counts. Whatever the broker holds besides, left by an earlier life of the owner,
-is found in the connection's snapshot and removed.
+is found when the connection is made and removed.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ class RetainedStates:
     """The states that one part owns, of the given kinds.
 
     The connection's `snapshots` must hold the filters of these kinds, and its consumer must pass
-    each happening to `observe`.
+    each happening to `observe`. If it has `subscriptions` to them instead, what somebody else
+    removes is published again.
     """
 
     def __init__(self, connection: Connection, *kinds: type[Topic]) -> None:
@@ -57,6 +58,8 @@ class RetainedStates:
                 self._held.clear()
             case Received(topic, _, delivery) if delivery.retain and isinstance(topic, self._kinds):
                 self._held[topic] = delivery.payload
+            case Received(topic, None) if topic in self._wanted:
+                self._mark(topic)
             case Synced():
                 for topic in self._held.keys() | self._wanted.keys():
                     if self._held.get(topic) != self._wanted.get(topic):

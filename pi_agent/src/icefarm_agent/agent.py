@@ -98,9 +98,15 @@ class Agent:
             PresenceMessages(AgentStateTopic(name), self._state, offline, farewell=offline),
             subscriptions=[
                 kind.pattern(address.root, agent=name)
-                for kind in (AssignmentTopic, AgentWishTopic, AgentCommandTopic)
+                for kind in (
+                    AssignmentTopic,
+                    AgentWishTopic,
+                    AgentCommandTopic,
+                    # Its own, of which somebody may think that they are left over.
+                    AgentStateTopic,
+                    DeviceStateTopic,
+                )
             ],
-            snapshots=[DeviceStateTopic.pattern(address.root, agent=name)],
             session_expiry=_SESSION_EXPIRY,
             clean_start=False,
         )
@@ -303,7 +309,13 @@ class Agent:
                         await self._take(happening)
                     else:
                         self._early.append(happening)
-                case Received(DeviceStateTopic(_, device), DeviceState(port=str(port)) as state):
+                case Received(AgentStateTopic(), state, delivery) if not delivery.retain:
+                    # As control does for an agent that is away: the two have met on their way.
+                    if state is None or state.status is AgentStatus.OFFLINE:
+                        self._news.set()
+                case Received(
+                    DeviceStateTopic(_, device), DeviceState(port=str(port)) as state, delivery
+                ) if delivery.retain:
                     # Reported by a former life of this agent, else it would be here.
                     if device not in self._devices and self._discovery is not None:
                         self._discovery.remember(port, device, state.product)
