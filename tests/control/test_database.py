@@ -53,6 +53,29 @@ async def test_work_is_done_again_when_the_database_was_lost(
     assert attempts == 2
 
 
+async def test_one_that_stands_still_in_a_transaction_does_not_hold_up_the_others(
+    database: Database, database_url: str
+) -> None:
+    await report(database, "a")
+    attempts = 0
+
+    async def work(cursor: Cursor) -> None:
+        nonlocal attempts
+        attempts += 1
+        await all_rows(cursor, "SELECT FROM device FOR UPDATE", {})
+        if attempts == 1:
+            # As a process that is stopped: its event loop stands still.
+            _lock_devices(database_url)
+
+    await database.transaction(work)
+    assert attempts == 2
+
+
+def _lock_devices(url: str) -> None:
+    with psycopg.connect(url, options="-c lock_timeout=30s") as other:
+        other.execute("SELECT FROM device FOR UPDATE")
+
+
 async def test_the_leadership_goes_to_the_next_when_a_leader_is_gone(
     database: Database, database_url: str
 ) -> None:

@@ -21,6 +21,9 @@ _FUNCTIONS = [
     f"functions/{name}.sql" for name in ("reservation", "requests", "operators", "leading")
 ]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_LONGEST_STOP = 5
+"""Seconds for which a process may stand still in the middle of a transaction, and all others with
+it that want the same boards; then the database ends the transaction."""
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,8 @@ async def connect(url: str) -> AsyncConnection[DictRow]:
         keepalives_count=3,
         tcp_user_timeout=10_000,
         options="-c TimeZone=UTC -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 "
-        "-c tcp_keepalives_count=3",
+        "-c tcp_keepalives_count=3 "
+        f"-c idle_in_transaction_session_timeout={_LONGEST_STOP}s",
     )
 
 
@@ -142,7 +146,8 @@ class Database:
                     psycopg.errors.SerializationFailure,
                 ) as error:
                     log.info("a transaction is done again: %s", error)
-                except psycopg.OperationalError as error:
+                except psycopg.Error as error:
+                    # The end of a transaction that took too long is no OperationalError.
                     if not connection.closed:
                         raise
                     log.warning("lost the database: %s", error)
