@@ -139,7 +139,7 @@ async def test_who_stops_waiting_for_a_reservation_holds_nothing(
             reserving.cancel()
             await asyncio.gather(reserving, return_exceptions=True)
         await client.wait_until_available(4, timeout=30)
-        assert client._session._followed == {}
+        assert [*client._session.followed] == []
 
 
 async def test_a_place_in_the_queue_that_is_gone_before_it_is_watched(

@@ -11,8 +11,9 @@ from icefarm.errors import (
     NotHolderError,
     ReservationEndedError,
 )
+from icefarm.followed import HolderEvent
 from icefarm.leasing import Lease
-from icefarm.session import HolderEvent, Session
+from icefarm.session import Session
 from icefarm_schemas import (
     CommandFinished,
     CommandRefused,

@@ -75,10 +75,10 @@ async def until_given(session: Session, reservation: str) -> ReservationState:
     """
     topic = ReservationStateTopic(reservation).build(session.root)
     view = session.view
-    session.follow(reservation)
+    session.followed.add(reservation)
     try:
         await session.subscribe(topic)
-        session.ask_if_silent(reservation)
+        session.followed.ask_if_silent(reservation)
         while True:
             state = view.reservations.get(reservation)
             if state is not None and state.status is ReservationStatus.ACTIVE:
@@ -90,7 +90,7 @@ async def until_given(session: Session, reservation: str) -> ReservationState:
         await session.connection.unsubscribe(topic)
         raise
     finally:
-        session.unfollow(reservation)
+        session.followed.remove(reservation)
 
 
 def _not_served(reservation: str, reason: EndReason | None) -> FarmError:

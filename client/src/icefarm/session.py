@@ -3,23 +3,19 @@
 import asyncio
 import logging
 import secrets
-from collections import defaultdict
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from icefarm.errors import (
     FarmError,
     InternalFarmError,
     InvalidRequestError,
-    NoSuchReservationError,
     NotHolderError,
-    ReservationEndedError,
-    end_reason,
     from_broker,
     from_error,
 )
 from icefarm.events import BoardsAvailable, from_message
-from icefarm.events import ReservationEnded as ReservationIsOver
+from icefarm.followed import Followed
 from icefarm.handlers import Handlers
 from icefarm.requests import make
 from icefarm.view import View
@@ -40,11 +36,7 @@ from icefarm_schemas import (
     AgentState,
     AgentStatus,
     Availability,
-    CommandFinished,
-    CommandRefused,
     Count,
-    DeviceFailed,
-    EvaluationFinished,
     Event,
     Message,
     Operation,
@@ -53,12 +45,9 @@ from icefarm_schemas import (
     ReleaseRequest,
     Reply,
     ReservationEnded,
-    ReservationExpiring,
     ReservationState,
     ReservationStatus,
     SessionState,
-    StreamClosed,
-    StreamOpened,
     TakeOverRequest,
     utc_now,
 )
@@ -75,33 +64,8 @@ from icefarm_schemas.topics import (
 _PATIENCE = 3.0
 """Seconds for the first connection."""
 _REQUEST_TIMEOUT = 30.0
-_ASK_AGAIN = 1.0
-_SILENT = 2.0
-"""Seconds without a word of a reservation that has been made, or is waited for."""
 
 log = logging.getLogger(__name__)
-
-
-HolderEvent = (
-    EvaluationFinished
-    | CommandFinished
-    | CommandRefused
-    | StreamOpened
-    | StreamClosed
-    | DeviceFailed
-    | ReservationExpiring
-)
-"""What a reservation is told: answers to its commands, the loss of a board, the lease's end."""
-
-
-class Follower(Protocol):
-    """Who hears what happens to a reservation."""
-
-    def take(self, event: HolderEvent) -> None:
-        """An event of the reservation has come."""
-
-    def send_again(self, agent: str) -> None:
-        """Commands to an agent, or its results, may have been lost."""
 
 
 class Session:
@@ -147,13 +111,7 @@ class Session:
             self.connection, self.client, self.id, lambda: self.view.is_served, self._undo
         )
         self._synced = asyncio.Event()
-        self._followed: dict[str, Follower | None] = {}
-        # Of these, nothing has been heard since they are followed.
-        self._unheard: set[str] = set()
-        # And of these, since the connection was made again.
-        self._missed: set[str] = set()
-        # Losses that were told of reservations before they are followed.
-        self._early: defaultdict[str, list[DeviceFailed]] = defaultdict(list)
+        self.followed = Followed(self.view, handlers, self.take_over, self.later)
         self._asking: set[asyncio.Task[None]] = set()
         self._sees_everybody = False
 
@@ -253,7 +211,7 @@ class Session:
         if not self._sees_everybody:
             every = ReservationStateTopic.pattern(self.root)
             # Of those that are not followed, an end may have been missed.
-            self.view.keep_reservations(self._followed.keys())
+            self.view.keep_reservations({*self.followed})
             await self.subscribe(every)
             self._sees_everybody = everybody
             if not everybody:
@@ -261,29 +219,6 @@ class Session:
         found = self.view.reservations.values()
         chosen = [state for state in found if everybody or state.client == self.client]
         return sorted(chosen, key=lambda state: state.created_at)
-
-    def follow(self, reservation: str, follower: Follower | None = None) -> None:
-        """Let `follower` hear of a reservation, and ask after it when that may be missed."""
-        self._followed[reservation] = follower
-        self._unheard.add(reservation)
-        if follower is not None:
-            for event in self._early.pop(reservation, ()):
-                follower.take(event)
-
-    def unfollow(self, reservation: str) -> None:
-        """Undo `follow`."""
-        self._followed.pop(reservation, None)
-        self._unheard.discard(reservation)
-
-    def ask_if_silent(self, reservation: str) -> None:
-        """Ask after a reservation if its state does not come: it may have ended before."""
-
-        async def ask() -> None:
-            await asyncio.sleep(_SILENT)
-            if reservation in self._unheard:
-                await self._ask_after(reservation)
-
-        self.later(ask())
 
     async def subscribe(self, *filters: str) -> None:
         """Subscribe, and return when what is retained there has been seen."""
@@ -307,16 +242,14 @@ class Session:
         async for happening in self.connection:
             match happening:
                 case Connected():
-                    self.view.begin(self._followed)
-                    self._missed = set(self._followed)
+                    self.view.begin({*self.followed})
+                    self.followed.begin()
                 case Disconnected():
                     self.view.disconnect()
                 case Synced():
                     self._synced.set()
                     self.view.settle()
-                    for reservation in self._missed:
-                        self._ask_later(reservation)
-                    self._missed = set()
+                    self.followed.settle()
                 case Received(EventsTopic(), event):
                     self._take(event)
                 case Received():
@@ -335,35 +268,28 @@ class Session:
         is_known = isinstance(event, ReservationEnded) and event.reservation in self.view.ended
         if happened is not None and not is_known:
             self._handlers.put(happened)
-        follower = self._followed.get(event.reservation)
-        match event:
-            case ReservationEnded():
-                self.view.end(event.reservation, event.reason)
-            case _ if follower is not None and isinstance(event, HolderEvent):
-                follower.take(event)
-            case DeviceFailed():
-                self._early[event.reservation].append(event)
-            case EvaluationFinished() | CommandFinished() | CommandRefused():
-                log.info("a result that nobody here waits for: %s", event)
+        if isinstance(event, ReservationEnded):
+            self.view.end(event.reservation, event.reason)
+        else:
+            self.followed.take(event)
 
     def _observe(self, received: Received) -> None:
         match received:
             case Received(ReservationStateTopic(reservation), state) if (
                 self._sees_everybody
-                and reservation not in self._followed
+                and reservation not in self.followed
                 and (state is None or state.status is ReservationStatus.ENDED)
             ):
                 self.view.forget(reservation)
                 return
             case Received(ReservationStateTopic(reservation), None) if (
-                reservation in self._followed and reservation not in self.view.ended
+                reservation in self.followed and reservation not in self.view.ended
             ):
                 # Somebody else may have released it; what ends by itself is told before.
-                self._ask_later(reservation)
+                self.followed.ask_after(reservation)
                 return
             case Received(ReservationStateTopic(reservation)):
-                self._unheard.discard(reservation)
-                self._missed.discard(reservation)
+                self.followed.hear(reservation)
         before = self.view.availability
         self.view.observe(received)
         match received:
@@ -373,9 +299,7 @@ class Session:
                 status is not AgentStatus.OFFLINE
             ):
                 # It says so whenever it, or this session, has been away.
-                for follower in self._followed.values():
-                    if follower is not None:
-                        follower.send_again(agent)
+                self.followed.send_again(agent)
 
     def _tell_available(self, before: Availability | None, now: Availability) -> None:
         none = Count(available=0, total=0)
@@ -399,27 +323,9 @@ class Session:
         except FarmError as error:
             log.warning("%s, which came too late, is not given back: %s", reservation, error)
 
-    def _ask_later(self, reservation: str) -> None:
-        self.later(self._ask_after(reservation))
-
     def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something beside all else, until the session ends."""
         task = asyncio.create_task(work)
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
         return task
-
-    async def _ask_after(self, reservation: str) -> None:
-        """What is not retained may be over, or the broker has forgotten it: control knows."""
-        while reservation in self._followed:
-            try:
-                await self.take_over(reservation)
-            except (ReservationEndedError, NoSuchReservationError) as error:
-                if reservation not in self.view.ended:
-                    self._handlers.put(ReservationIsOver(reservation, end_reason(error)))
-                self.view.end(reservation, end_reason(error))
-            except FarmError as error:
-                log.info("the state of %s is not known yet: %s", reservation, error)
-                await asyncio.sleep(_ASK_AGAIN)
-                continue
-            return

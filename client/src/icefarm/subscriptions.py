@@ -27,9 +27,9 @@ class Subscriptions:
         """Listen to a reservation and its boards, and keep its lease."""
         name = state.reservation
         holding = self._held[name] = Holding(self._session, state, lease)
-        self._session.follow(name, holding)
+        self._session.followed.add(name, holding)
         await self._session.subscribe(*self._topics(state))
-        self._session.ask_if_silent(name)
+        self._session.followed.ask_if_silent(name)
         self._let_lease_end(name)
         if lease is not None:
             self._leases[name] = self._session.later(lease.keep())
@@ -39,7 +39,7 @@ class Subscriptions:
         """Undo `hold`."""
         self._let_lease_end(state.reservation)
         self._held.pop(state.reservation, None)
-        self._session.unfollow(state.reservation)
+        self._session.followed.remove(state.reservation)
         if self._sees_all:
             return
         # Another reservation may have boards of the same agent.
