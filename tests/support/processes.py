@@ -149,7 +149,8 @@ class Processes:
             process.terminate()
         for name, process in self._all.items():
             try:
-                process.wait(15)
+                # A client that has something to give back waits for control to return.
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
