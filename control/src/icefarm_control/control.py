@@ -6,15 +6,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from icefarm_broker import BrokerAddress, TakenOverError
-from icefarm_broker.http import serve
 from icefarm_control.database import Database
 from icefarm_control.health import Health
 from icefarm_control.leader import Leader
 from icefarm_control.leadership import Leadership, LeadershipLostError
-from icefarm_control.observing import observing_router
 from icefarm_control.requests import Requests
 from icefarm_control.web.changes import Changes
-from icefarm_control.web.parts import dashboard
 from icefarm_control.web.seen import Seen
 
 _PAUSE = 0.5
@@ -36,26 +33,12 @@ async def run_control(
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(health.watch(url))
         if web is not None:
-            tasks.create_task(_serve(web, url, address, health, seen, changes))
+            # All that it needs takes as long to load as everything else.
+            from icefarm_control.web.parts import serve_dashboard
+
+            tasks.create_task(serve_dashboard(web, url, address, health, seen, changes))
         # What only the dashboard shows comes only where there is one.
         tasks.create_task(_control(url, address, seen if web is not None else None))
-
-
-async def _serve(
-    place: tuple[str, int],
-    url: str,
-    address: BrokerAddress,
-    health: Health,
-    seen: Seen,
-    changes: Changes,
-) -> None:
-    async with dashboard(url, address, seen, changes) as app:
-        app.include_router(observing_router(health))
-        try:
-            await serve(app, *place, "the dashboard is", "--web")
-        finally:
-            # Pages that are open wait for changes, and would keep the server from its end.
-            changes.end()
 
 
 async def _control(url: str, address: BrokerAddress, seen: Seen | None) -> None:
