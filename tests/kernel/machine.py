@@ -68,8 +68,10 @@ class Machine:
         Raises:
             MachineError: it died, or was not there within a minute.
         """
-        if self._emulator is not None:
+        if self.is_on:
             raise MachineError(f"{self.name} is on already")
+        if self._emulator is not None:
+            self._switch_off()  # It has died.
         # Started by path and without site-packages, the program is there soon.
         program = shlex.join([sys.executable, "-S", "-E", guest.__file__])
         (self._folder / "initrd").write_bytes(initrd(self.name, program))
