@@ -29,7 +29,7 @@ PORT_NAME = "icefarm"
 LOGS = Path("/run/icefarm")
 """Where the output of background processes is, as NAME.log."""
 _LENGTHS = struct.Struct(">II")
-_DEATH = 5.0
+_DEATH = 20.0
 """Seconds within which a process is gone after SIGKILL, unless the kernel holds it."""
 
 Header = dict[str, Any]
