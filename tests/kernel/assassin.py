@@ -1,4 +1,4 @@
-"""Sends the agent a signal in the middle of something: python assassin.py EVENT BUSID SIGNAL
+"""Sends the agent a signal in the middle of something: python assassin.py EVENT BUSID PID SIGNAL
 
 It looks at the kernel all the time, so that the process is dead some milliseconds after the event:
 
@@ -49,18 +49,10 @@ def condition(event: str, busid: str, pid: int) -> Callable[[], bool]:
     raise SystemExit(f"no such event: {event}")
 
 
-def find_agent() -> int:
-    """The agent's process."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        if "icefarm-agent" in _read(str(path)):
-            return int(path.parent.name)
-    raise SystemExit("no agent runs")
-
-
 def main() -> None:
     """Wait, and kill."""
-    event, busid, number = sys.argv[1:]
-    victim = find_agent()
+    event, busid, pid, number = sys.argv[1:]
+    victim = int(pid)
     happened = condition(event, busid, victim)
     print("waits", flush=True)
     deadline = time.monotonic() + 60

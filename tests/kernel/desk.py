@@ -1,7 +1,6 @@
 """The desk: the machine of somebody who has a board of the lab attached."""
 
 import re
-import sys
 from dataclasses import dataclass
 
 from support.waiting import until
@@ -32,8 +31,8 @@ class Desk:
     def start(self, held: icefarm.Reservation | Board, grace: float = 10) -> None:
         """Start a holder of a reservation that is kept, or of a board, which it reserves."""
         what = ("board", held.serial) if isinstance(held, Board) else ("reservation", held.id)
-        program = (sys.executable, holder.__file__, str(grace), *what)
-        self.machine.start("holder", *program, env=self.farm.environment)
+        program = (holder.__file__, str(grace), *what)
+        self.machine.start("holder", *program, env=self.farm.environment, warm="icefarm")
 
     def wait_for_tty(self, since: int = 0) -> str:
         """The tty, when it has been attached after the holder had said so many words."""

@@ -54,14 +54,24 @@ class Farm:
     def start_agent(self, machine: Machine, *options: str) -> None:
         """Start an agent as the program `agent`, named like its machine."""
         agent = script("icefarm-agent")
-        machine.start("agent", agent, "--name", machine.name, *options, env=self.environment)
+        machine.start(
+            "agent",
+            *(agent, "--name", machine.name, *options),
+            env=self.environment,
+            warm="icefarm_agent.command",
+        )
 
     def run(
         self, machine: Machine, *arguments: str, timeout: float = 120, check: bool = True
     ) -> CompletedProcess[str]:
         """Run the `icefarm` command to its end."""
         return machine.run(
-            script("icefarm"), *arguments, env=self.environment, timeout=timeout, check=check
+            script("icefarm"),
+            *arguments,
+            env=self.environment,
+            timeout=timeout,
+            check=check,
+            warm="icefarm.cli",
         )
 
 
@@ -180,7 +190,7 @@ class Lab:
         self, event: str, busid: str, number: signal.Signals = signal.SIGKILL
     ) -> Iterator[None]:
         """Signal the agent in the moment of an event (see `assassin.py`) that the block causes."""
-        arguments = (event, busid, str(number.value))
+        arguments = (event, busid, str(self.machine.pid("agent")), str(number.value))
         self.machine.start("assassin", sys.executable, "-S", assassin.__file__, *arguments)
         until(lambda: "waits" in self.machine.log("assassin"), "the assassin")
         yield

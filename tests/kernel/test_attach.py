@@ -1,7 +1,6 @@
 """A board of the lab as a USB device of the desk, and every way in which that can end."""
 
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def test_a_board_is_attached_used_and_detached(
 def test_the_example_reads_what_the_board_says(agent: Lab, user: Desk, board: Board) -> None:
     with agent.timed("a script has attached and released its board", board.serial):
         done = user.machine.run(
-            sys.executable, str(EXAMPLE), env=user.farm.environment, timeout=120, check=False
+            str(EXAMPLE), env=user.farm.environment, timeout=120, check=False, warm="icefarm"
         )
     assert done.returncode == 0, done.stderr
     plugged_in, says, given_back = done.stdout.splitlines()

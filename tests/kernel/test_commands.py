@@ -21,7 +21,8 @@ pytestmark = pytest.mark.timeout(240)  # Machines boot in some of it.
 def start(user: Desk, name: str, *arguments: str) -> None:
     """Start an `icefarm` command in the background."""
     environment = user.farm.environment
-    user.machine.start(name, script("icefarm"), *arguments, "--name", "ann", env=environment)
+    command = (script("icefarm"), *arguments, "--name", "ann")
+    user.machine.start(name, *command, env=environment, warm="icefarm.cli")
 
 
 def test_attach_and_detach(agent: Lab, user: Desk, board: Board) -> None:
