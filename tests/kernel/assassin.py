@@ -1,14 +1,14 @@
-"""Kills the agent in the middle of something: python assassin.py EVENT BUSID
+"""Sends the agent a signal in the middle of something: python assassin.py EVENT BUSID PID SIGNAL
 
 It looks at the kernel all the time, so that the process is dead some milliseconds after the event:
 
     bind     the port is in usbip-host's table, of which the device is not bound yet
     attach   the kernel has the agent's socket
-    flash    the bootloader's disk has been opened for writing
+    flash    the bootloader's disk has been opened for writing, or was written to: on a busy machine
+             that may be over before this looks, but the board is not back for another second
 """
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +32,12 @@ def _writes_to_a_disk(pid: int) -> bool:
     return False
 
 
+def _was_written_to(busid: str) -> bool:
+    # The fifth field of a disk's stat(5) is how many writes it has completed.
+    disks = Path(f"/sys/bus/usb/devices/{busid}/{busid}:1.0").glob("host*/target*/*/block/*/stat")
+    return any(_read(str(path)).split()[4:5] not in ([], ["0"]) for path in disks)
+
+
 def condition(event: str, busid: str, pid: int) -> Callable[[], bool]:
     """What is waited for."""
     if event == "bind":
@@ -39,22 +45,14 @@ def condition(event: str, busid: str, pid: int) -> Callable[[], bool]:
     if event == "attach":
         return lambda: _read(f"/sys/bus/usb/devices/{busid}/usbip_status").strip() == "2"
     if event == "flash":
-        return lambda: _writes_to_a_disk(pid)
+        return lambda: _writes_to_a_disk(pid) or _was_written_to(busid)
     raise SystemExit(f"no such event: {event}")
-
-
-def find_agent() -> int:
-    """The agent's process."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        if "icefarm-agent" in _read(str(path)):
-            return int(path.parent.name)
-    raise SystemExit("no agent runs")
 
 
 def main() -> None:
     """Wait, and kill."""
-    event, busid = sys.argv[1:]
-    victim = find_agent()
+    event, busid, pid, number = sys.argv[1:]
+    victim = int(pid)
     happened = condition(event, busid, victim)
     print("waits", flush=True)
     deadline = time.monotonic() + 60
@@ -62,7 +60,7 @@ def main() -> None:
         if time.monotonic() > deadline:
             raise SystemExit(f"{event} did not happen in a minute")
         time.sleep(0.0005)
-    os.kill(victim, signal.SIGKILL)
+    os.kill(victim, int(number))
     link = f"/sys/bus/usb/devices/{busid}/driver"
     driver = os.path.basename(os.readlink(link)) if os.path.islink(link) else "none"
     print(f"killed in the middle of {event}; the device's driver is {driver}", flush=True)

@@ -50,8 +50,12 @@ class Board:
         """The path of its bootloader's disk, once its machine has it and can read it."""
         return "/dev/" + self._wait_for("host*/target*/*/block/*/sd*1/..", "its bootloader's disk")
 
+    def wait_until_flashed(self) -> None:
+        """Until it is out of its bootloader; it may be back as something else by now."""
+        until(lambda: self.state.mode != "boot", "out of its bootloader")
+
     def wait_until_gone(self) -> None:
-        """Until its machine sees nothing at its port."""
+        """Until its machine sees nothing at its port; it must be one that stays away."""
         machine = self._boards.machine
         until(lambda: not machine.glob(f"/sys/bus/usb/devices/{self.busid}"), "off the bus")
 
@@ -59,10 +63,13 @@ class Board:
         machine = self._boards.machine
         folder = f"/sys/bus/usb/devices/{self.busid}/{self.busid}:1.0/{pattern}"
         (path,) = until(lambda: machine.glob(folder), f"{what} at {self.busid}")
-        name = Path(path.removesuffix("/..")).parent if path.endswith("/..") else Path(path)
-        # The device's file comes before udev has said what it knows of it.
+        is_disk, node = path.endswith("/.."), Path(path.removesuffix("/.."))
+        # It comes before udev has heard of it; of a disk, the partition is what it hears of last.
+        number = machine.read(f"{node}/dev").decode().strip()
+        known = f"/run/udev/data/{'b' if is_disk else 'c'}{number}"
+        until(lambda: machine.glob(known), f"what udev knows of {node.name}")
         machine.run("udevadm", "settle")
-        return name.name
+        return node.parent.name if is_disk else node.name
 
     def _ask(self, command: str, **arguments: Any) -> Any:
         return self._boards.ask(command, port=self.port, **arguments)
@@ -113,25 +120,36 @@ class Boards:
         port: int | None = None,
         bootloader: bool = False,
     ) -> Board:
-        """A new board.
+        """A new board, plugged in, with its button pressed for the `bootloader`; else see `add`."""
+        board = self.add(firmware, serial=serial, model=model, port=port)
+        board.plug(bootloader=bootloader)
+        return board
+
+    def add(
+        self,
+        firmware: str = "default",
+        *,
+        serial: str | None = None,
+        model: str = "Pico",
+        port: int | None = None,
+    ) -> Board:
+        """A new board that is not plugged in yet: what happens to it then can be prepared.
 
         Args:
             firmware: a name in `firmwares.FIRMWARES`.
             serial: one that no other board has, where none is given.
             model: a name in `picos.MODELS`.
             port: 0 to 7; the first that is free, where none is given.
-            bootloader: plugged in with its button pressed.
         """
         if port is None:
             port = next(number for number in range(PORTS) if number not in self._boards)
         serial = serial or f"E6614C311B{next(self._serials):06X}"
         state = self.ask("add", port=port, serial=serial, model=model, firmware=firmware)
         self._boards[port] = board = Board(self, BoardState(**state))
-        board.plug(bootloader=bootloader)
         return board
 
     def __iter__(self) -> Iterator[Board]:
-        """Those that were plugged since the last `remove_all`."""
+        """Those that were made since the last `remove_all`."""
         return iter(self._boards.values())
 
     def list(self) -> list[BoardState]:

@@ -14,6 +14,7 @@ from support.recorder import Recorder
 
 import icefarm
 from icefarm_broker.mosquitto import Mosquitto, free_port
+from icefarm_schemas import DeviceStatus
 from kernel.boards import Board, Boards
 from kernel.desk import Desk
 from kernel.initrd import CannotBootError, check_programs
@@ -107,23 +108,28 @@ def recorder(mosquitto: Mosquitto) -> Iterator[Recorder]:
 
 
 @pytest.fixture(scope="session")
-def processes(
-    mosquitto: Mosquitto, postgres: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Processes]:
-    """What runs outside of the machines, with a database of its own."""
+def database(postgres: str) -> str:
+    """One for all kernel tests."""
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("CREATE DATABASE kernel")
-    database = postgres.replace("/postgres?", "/kernel?")
+    return postgres.replace("/postgres?", "/kernel?")
+
+
+@pytest.fixture(scope="session")
+def processes(
+    mosquitto: Mosquitto, database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Processes]:
+    """What runs outside of the machines."""
     processes = Processes(mosquitto.url, database, tmp_path_factory.mktemp("logs"))
     yield processes
     processes.stop()
 
 
 @pytest.fixture(scope="session")
-def farm(processes: Processes, mosquitto: Mosquitto) -> Farm:
+def farm(processes: Processes, mosquitto: Mosquitto, database: str) -> Farm:
     """With control started, and without an agent yet."""
     processes.control()
-    return Farm(processes, mosquitto.port)
+    return Farm(processes, mosquitto.port, database)
 
 
 @pytest.fixture
@@ -137,13 +143,18 @@ def lab_without_agent(lab: Machine, farm: Farm, recorder: Recorder) -> Lab:
 
 
 @pytest.fixture
-def agent(lab: Machine, farm: Farm, recorder: Recorder) -> Lab:
+def agent(lab: Machine, lab_boards: Boards, farm: Farm, recorder: Recorder) -> Lab:
     """The lab with its agent."""
     one = Lab(lab, farm, recorder)
-    if "agent" not in lab.programs() or not lab.running("agent"):
+    if not lab.running("agent"):
         one.configure()
+        # What a former agent said of itself and of the board is still there.
+        agents, kept = one.appearances(), lab_boards.kept
+        reports = one.reports(kept.serial) if kept is not None else 0
         one.start_agent()
-    one.wait_until_online()
+        one.wait_until_online(agents)
+        if kept is not None and kept.state.mode != "off":
+            one.wait_for(kept.serial, DeviceStatus.AVAILABLE, reports)
     return one
 
 

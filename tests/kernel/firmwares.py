@@ -7,8 +7,8 @@ import time
 from typing import Protocol
 
 BITSTREAM_BYTES = 104_090
-_WATCHDOG = 2.0
-"""Seconds for which a transfer may stall."""
+_WATCHDOG = 5.0
+"""Seconds for which a transfer may stall: more than a board's 2, for a machine that is busy."""
 _SETTLED = 0.2
 """Seconds after which a host that has opened its tty has also set it up."""
 

@@ -29,7 +29,9 @@ PORT_NAME = "icefarm"
 LOGS = Path("/run/icefarm")
 """Where the output of background processes is, as NAME.log."""
 _LENGTHS = struct.Struct(">II")
-_DEATH = 5.0
+_LOOK = 0.05
+"""Seconds between two looks at a forked process."""
+_DEATH = 20.0
 """Seconds within which a process is gone after SIGKILL, unless the kernel holds it."""
 
 Header = dict[str, Any]
@@ -71,11 +73,65 @@ def _exactly(stream: Stream, size: int) -> bytes:
     return bytes(data)
 
 
+class Process(Protocol):
+    """As of `subprocess.Popen`."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None, /) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+
+class Forked:
+    """A script that a warm interpreter runs; see `warm.py`."""
+
+    def __init__(
+        self, place: str, argv: list[str], env: dict[str, str], out: IO[bytes], err: IO[bytes]
+    ) -> None:
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(place)
+        socket.send_fds(self._connection, [b"\0"], [out.fileno(), err.fileno()])
+        self._stream = self._connection.makefile("rwb", buffering=0)
+        write_frame(self._stream, {"argv": argv, "env": env})
+        self.pid: int = read_frame(self._stream)[0]["pid"]
+        self.returncode: int | None = None
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        """The exit status, when there is one."""
+        with self._lock:
+            if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+                self.returncode = read_frame(self._stream)[0]["code"]
+                self._stream.close()
+                self._connection.close()
+            return self.returncode
+
+    def wait(self, timeout: float | None = None, /) -> int:
+        """Return the exit status when there is one."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            time.sleep(_LOOK)
+        return code
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
 class Guest:
     """Carries requests out; each method named `do_...` is one kind of request."""
 
     def __init__(self) -> None:
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Process] = {}
+        self._warm: dict[str, subprocess.Popen[bytes]] = {}
+        self._warming = threading.Lock()
 
     def answer(self, request: Header, body: bytes) -> tuple[Header, bytes]:
         """An error is an answer too."""
@@ -89,12 +145,12 @@ class Guest:
         return {"uptime": float(Path("/proc/uptime").read_text().split()[0])}, b""
 
     def do_run(
-        self, _: bytes, argv: list[str], env: dict[str, str], timeout: float
+        self, _: bytes, argv: list[str], env: dict[str, str], timeout: float, warm: str | None
     ) -> tuple[Header, bytes]:
         """The body is standard output and, from `split` on, standard error."""
         # Files, since a pipe would be held open by whatever the program leaves behind.
         with tempfile.TemporaryFile(dir=LOGS) as out, tempfile.TemporaryFile(dir=LOGS) as err:
-            process = _start(argv, env, out, err)
+            process = self._start(argv, env, out, err, warm)
             header: Header = {}
             try:
                 process.wait(timeout)
@@ -105,12 +161,12 @@ class Guest:
         return header | {"code": process.returncode, "split": len(texts[0])}, b"".join(texts)
 
     def do_start(
-        self, _: bytes, name: str, argv: list[str], env: dict[str, str]
+        self, _: bytes, name: str, argv: list[str], env: dict[str, str], warm: str | None
     ) -> tuple[Header, bytes]:
         if name in self._processes and self._processes[name].poll() is None:
             raise ValueError(f"{name} runs already")
         with open(LOGS / f"{name}.log", "ab") as log:
-            self._processes[name] = _start(argv, env, log, log)
+            self._processes[name] = self._start(argv, env, log, log, warm)
         return {"pid": self._processes[name].pid}, b""
 
     def do_signal(self, _: bytes, name: str, number: int) -> tuple[Header, bytes]:
@@ -128,6 +184,9 @@ class Guest:
             return {"code": self._of(name).wait(timeout)}, b""
         except subprocess.TimeoutExpired:
             return {"late": True}, b""
+
+    def do_pid(self, _: bytes, name: str) -> tuple[Header, bytes]:
+        return {"pid": self._of(name).pid}, b""
 
     def do_programs(self, _: bytes) -> tuple[Header, bytes]:
         return {"programs": {n: p.poll() is None for n, p in self._processes.items()}}, b""
@@ -201,12 +260,37 @@ class Guest:
                 write_frame(stream, {}, body)
                 return {}, read_frame(stream)[1]
 
-    def _of(self, name: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self,
+        argv: list[str],
+        env: dict[str, str],
+        out: IO[bytes],
+        err: IO[bytes],
+        warm: str | None,
+    ) -> Process:
+        if warm is None:
+            return _start(argv, env, out, err)
+        place = f"/run/icefarm/{warm}.socket"
+        with self._warming:
+            if warm not in self._warm:
+                program = str(Path(__file__).with_name("warm.py"))
+                path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+                with open(LOGS / f"{warm}.warm", "ab") as log:
+                    self._warm[warm] = _start(
+                        [sys.executable, program, place, warm], env | path, log, log
+                    )
+            while not os.path.exists(place):
+                if self._warm[warm].poll() is not None:
+                    raise RuntimeError((LOGS / f"{warm}.warm").read_text())
+                time.sleep(_LOOK)
+        return Forked(place, argv, env, out, err)
+
+    def _of(self, name: str) -> Process:
         if name not in self._processes:
             raise ValueError(f"nothing was started as {name}, only {list(self._processes)}")
         return self._processes[name]
 
-    def _kill(self, process: subprocess.Popen[bytes]) -> str:
+    def _kill(self, process: Process) -> str:
         """SIGKILL to its group; where it stays, the kernel's stack that holds it."""
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -68,8 +68,10 @@ class Machine:
         Raises:
             MachineError: it died, or was not there within a minute.
         """
-        if self._emulator is not None:
+        if self.is_on:
             raise MachineError(f"{self.name} is on already")
+        if self._emulator is not None:
+            self._switch_off()  # It has died.
         # Started by path and without site-packages, the program is there soon.
         program = shlex.join([sys.executable, "-S", "-E", guest.__file__])
         (self._folder / "initrd").write_bytes(initrd(self.name, program))
@@ -149,8 +151,9 @@ class Machine:
         env: dict[str, str] | None = None,
         timeout: float = 60,
         check: bool = True,
+        warm: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end.
+        """Run a program to its end; see `start` for `warm`.
 
         Raises:
             subprocess.CalledProcessError: it failed, and `check` is true.
@@ -158,7 +161,8 @@ class Machine:
             GuestError: it could not be started.
         """
         header, body = self._request(
-            {"do": "run", "argv": argv, "env": env or {}, "timeout": timeout}, timeout=timeout
+            {"do": "run", "argv": argv, "env": env or {}, "timeout": timeout, "warm": warm},
+            timeout=timeout,
         )
         out, err = (
             text.decode(errors="replace")
@@ -173,9 +177,17 @@ class Machine:
             raise subprocess.CalledProcessError(header["code"], argv, out, err)
         return subprocess.CompletedProcess(argv, header["code"], out, err)
 
-    def start(self, name: str, *argv: str, env: dict[str, str] | None = None) -> int:
-        """Start a program in the background and return its process id; `log` has its output."""
-        header, _ = self._request({"do": "start", "name": name, "argv": argv, "env": env or {}})
+    def start(
+        self, name: str, *argv: str, env: dict[str, str] | None = None, warm: str | None = None
+    ) -> int:
+        """Start a program in the background and return its process id; `log` has its output.
+
+        A Python script that is mainly a module, `warm`, is there much sooner when it is run by an
+        interpreter that has imported that already; the first one starts it.
+        """
+        header, _ = self._request(
+            {"do": "start", "name": name, "argv": argv, "env": env or {}, "warm": warm}, timeout=60
+        )
         return int(header["pid"])
 
     def signal(self, name: str, number: int) -> None:
@@ -196,6 +208,10 @@ class Machine:
         if header.get("late"):
             raise subprocess.TimeoutExpired(name, timeout)
         return int(header["code"])
+
+    def pid(self, name: str) -> int:
+        """The process id of a program that was started."""
+        return int(self._request({"do": "pid", "name": name})[0]["pid"])
 
     def running(self, name: str) -> bool:
         """Whether a program that was started still runs."""

@@ -1,5 +1,6 @@
 """What scenarios share: a lab whose agent has firmware for its boards, seen as the farm sees it."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -7,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from subprocess import CompletedProcess
 
+import psycopg
 from support.processes import Processes, script
 from support.recorder import Recorder
 from support.waiting import until
 
-from icefarm_schemas import AgentStatus, DeviceState, DeviceStatus
-from icefarm_schemas.topics import AgentStateTopic, DeviceStateTopic
+from icefarm_schemas import AgentStatus, DeviceState, DeviceStatus, Presence
+from icefarm_schemas.topics import AgentStateTopic, ControlStateTopic, DeviceStateTopic
 from kernel import assassin
 from kernel.machine import HOST, Machine
 from kernel.uf2 import firmware_image, uf2
@@ -37,6 +39,7 @@ class Farm:
 
     processes: Processes
     port: int
+    database: str
 
     @property
     def url(self) -> str:
@@ -51,14 +54,24 @@ class Farm:
     def start_agent(self, machine: Machine, *options: str) -> None:
         """Start an agent as the program `agent`, named like its machine."""
         agent = script("icefarm-agent")
-        machine.start("agent", agent, "--name", machine.name, *options, env=self.environment)
+        machine.start(
+            "agent",
+            *(agent, "--name", machine.name, *options),
+            env=self.environment,
+            warm="icefarm_agent.command",
+        )
 
     def run(
-        self, machine: Machine, *arguments: str, timeout: float = 60, check: bool = True
+        self, machine: Machine, *arguments: str, timeout: float = 120, check: bool = True
     ) -> CompletedProcess[str]:
         """Run the `icefarm` command to its end."""
         return machine.run(
-            script("icefarm"), *arguments, env=self.environment, timeout=timeout, check=check
+            script("icefarm"),
+            *arguments,
+            env=self.environment,
+            timeout=timeout,
+            check=check,
+            warm="icefarm.cli",
         )
 
 
@@ -83,14 +96,23 @@ class Lab:
             print(f"--- a former agent\n{self.machine.forget('agent')}")
         self.farm.start_agent(self.machine, "--config", CONFIGURATION)
 
-    def wait_until_online(self) -> None:
-        """Until the agent takes part in the farm."""
+    def appearances(self) -> int:
+        """How often an agent has told of itself so far."""
+        return len(self.recorder.of(AgentStateTopic, agent=self.machine.name))
+
+    def wait_until_online(self, since: int) -> None:
+        """Until the agent takes part in the farm, as told after `since`, and control is there."""
 
         def online() -> bool:
-            told = self.recorder.of(AgentStateTopic, agent=self.machine.name)
+            told = self.recorder.of(AgentStateTopic, agent=self.machine.name)[since:]
             return bool(told) and told[-1].message.status is AgentStatus.ONLINE
 
-        until(online, "the agent online", timeout=60)
+        def served() -> bool:
+            told = self.recorder.of(ControlStateTopic)
+            return bool(told) and told[-1].message.status is Presence.ONLINE
+
+        until(online, "the agent online", timeout=120)
+        until(served, "control online", timeout=120)
 
     def kill_agent(self) -> None:
         """SIGKILL."""
@@ -98,13 +120,18 @@ class Lab:
         self.machine.wait("agent")
 
     def wait_until_free(self, device: str) -> None:
-        """Until a device is available for the next test."""
+        """Until a device is available for the next test, also as control knows it."""
 
         def free() -> bool:
             state = self.state_of(device)
             return state is not None and state.status is DeviceStatus.AVAILABLE
 
-        until(free, f"{device} free; it is {self.state_of(device)}", timeout=60)
+        until(free, f"{device} free; it is {self.state_of(device)}", timeout=120)
+        with psycopg.connect(self.farm.database, autocommit=True) as connection:
+            query = "SELECT name FROM device WHERE name = %s AND is_free(device)"
+            until(
+                lambda: connection.execute(query, (device,)).fetchone(), f"{device} free to control"
+            )
 
     def state_of(self, device: str) -> DeviceState | None:
         """The latest that the agent has reported; None when that was removed."""
@@ -130,7 +157,7 @@ class Lab:
             states = [one.message for one in told[since:] if one.message is not None]
             return next((state for state in states if state.status is status), None)
 
-        state = until(reached, f"{device} {status}; it is {self.state_of(device)}", timeout=60)
+        state = until(reached, f"{device} {status}; it is {self.state_of(device)}", timeout=120)
         assert state is not None
         return state
 
@@ -159,9 +186,12 @@ class Lab:
         TIMES.append((name, time.monotonic() - started))
 
     @contextmanager
-    def killed_when(self, event: str, busid: str) -> Iterator[None]:
-        """SIGKILL the agent in the moment of an event (see `assassin.py`) that the block causes."""
-        self.machine.start("assassin", sys.executable, "-S", assassin.__file__, event, busid)
+    def killed_when(
+        self, event: str, busid: str, number: signal.Signals = signal.SIGKILL
+    ) -> Iterator[None]:
+        """Signal the agent in the moment of an event (see `assassin.py`) that the block causes."""
+        arguments = (event, busid, str(self.machine.pid("agent")), str(number.value))
+        self.machine.start("assassin", sys.executable, "-S", assassin.__file__, *arguments)
         until(lambda: "waits" in self.machine.log("assassin"), "the assassin")
         yield
         assert self.machine.wait("assassin", timeout=60) == 0, self.machine.log("assassin")

@@ -40,7 +40,7 @@ def test_a_board_comes_and_goes(agent: Lab, boards: Boards) -> None:
 
 def test_a_board_measures(agent: Lab, boards: Boards, mosquitto: Mosquitto) -> None:
     board = boards.plug()
-    agent.wait_for(board.serial, S.AVAILABLE)
+    agent.wait_until_free(board.serial)
     bitstreams = [random.Random(seed).randbytes(BITSTREAM_BYTES) for seed in range(4)]
     with (
         icefarm.Client(mosquitto.url, name="ann") as client,
@@ -58,7 +58,7 @@ def test_a_board_that_hangs_in_a_transfer_holds_up_nobody(
     agent: Lab, boards: Boards, mosquitto: Mosquitto
 ) -> None:
     board = boards.plug()
-    agent.wait_for(board.serial, S.AVAILABLE)
+    agent.wait_until_free(board.serial)
     bitstream = random.Random(5).randbytes(BITSTREAM_BYTES)
     with (
         icefarm.Client(mosquitto.url, name="ann") as client,
@@ -96,8 +96,9 @@ def test_a_board_that_cannot_be_flashed_is_broken_with_a_reason(agent: Lab, boar
     }
     plugged = {}
     for fault in faults:
-        plugged[fault] = boards.plug()
-        plugged[fault].misbehave(fault)
+        plugged[fault] = board = boards.add()
+        board.misbehave(fault)
+        board.plug()
     for fault, board in plugged.items():
         state = until(partial(agent.ever, board.serial, S.BROKEN), f"broken by {fault}", 90)
         assert state is not None
@@ -109,8 +110,9 @@ def test_a_board_that_cannot_be_flashed_is_broken_with_a_reason(agent: Lab, boar
 
 
 def test_a_firmware_that_was_not_taken_is_written_again(agent: Lab, boards: Boards) -> None:
-    board = boards.plug("silent")
+    board = boards.add("silent")
     board.misbehave(picos.FLASH_LOST)
+    board.plug()
     agent.wait_for(board.serial, S.AVAILABLE)
     assert board.state.flashed == 2
 
@@ -161,7 +163,7 @@ def test_the_holder_flashes_a_firmware_of_his_own(
     agent: Lab, boards: Boards, mosquitto: Mosquitto
 ) -> None:
     board = boards.plug()
-    agent.wait_for(board.serial, S.AVAILABLE)
+    agent.wait_until_free(board.serial)
     with (
         icefarm.Client(mosquitto.url, name="ann") as client,
         client.reserve(boards=[board.serial], behaviour="serial") as reservation,
@@ -183,10 +185,10 @@ def test_the_holder_flashes_a_firmware_of_his_own(
 
 
 def test_an_agent_that_is_stopped_while_it_flashes_ends_soon(agent: Lab, boards: Boards) -> None:
-    board = boards.plug("silent")
-    until(lambda: board.state.mode == "boot", "the bootloader")
-    agent.machine.signal("agent", signal.SIGTERM)
-    assert agent.machine.wait("agent", timeout=10) == 0
+    board = boards.add("silent")
+    with agent.killed_when("flash", board.busid, signal.SIGTERM):
+        board.plug()
+    assert agent.machine.wait("agent") == 0
     assert "Traceback" not in agent.machine.log("agent")
     with agent.timed("an agent starts that was stopped while it flashed", board.serial):
         agent.start_agent()
@@ -197,7 +199,7 @@ def test_an_agent_that_is_interrupted_twice_leaves_nothing_bound(
     agent: Lab, boards: Boards, mosquitto: Mosquitto
 ) -> None:
     board = boards.plug()
-    agent.wait_for(board.serial, S.AVAILABLE)
+    agent.wait_until_free(board.serial)
     with (
         icefarm.Client(mosquitto.url, name="ann") as client,
         client.reserve(boards=[board.serial], behaviour="usbip"),
