@@ -30,7 +30,7 @@ test-kernel:
 	$(BIN)/pytest tests/kernel
 
 test-others:
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --ignore tests/kernel
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --ignore tests/kernel
 
 # How many faults, and how many allocations beside them. As root, network cuts are among the faults.
 FAULTS := 200

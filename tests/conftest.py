@@ -3,6 +3,7 @@
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # An example that is slow because the machine is busy is not a fault.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests take longest, so that no worker has one of them at the end.
+
+    They are those with a limit of their own; then come those with the most tests.
+    """
+    longest: Counter[Path] = Counter()
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest[item.path], limit.args[0] if limit is not None else 0)
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (longest[item.path], tests[item.path], item.path), reverse=True)
+
 
 CIRCUITS = Path(__file__).parents[1] / "examples" / "circuits"
 
