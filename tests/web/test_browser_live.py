@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from anyio.from_thread import start_blocking_portal
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, expect
 from support.processes import Processes, wait_for_boards
 from support.waiting import until
 
@@ -164,19 +164,12 @@ def test_a_page_says_that_what_it_is_about_has_gone(
 
 
 def test_a_page_that_was_never_live_becomes_so(ann: Window, report: Report) -> None:
-    refuse = iter((True, False))
-
-    def once(route: Route) -> None:
-        if next(refuse, False):
-            route.abort()
-        else:
-            route.continue_()
-
     page = ann.page
-    page.route("**/live/boards", once)
+    page.route("**/live/boards", lambda route: route.abort())
     ann.pardon(*LOST_CHANGES)
     ann.open("/boards")
     expect(page.get_by_text("This page has lost control")).to_be_visible()
+    page.unroute("**/live/boards")
     expect(page.get_by_text("This page has lost control")).to_have_count(0)
     report("shelf-1", DeviceStatus.BROKEN, "its cable is loose")
     expect(page.get_by_text("its cable is loose")).to_be_visible()
