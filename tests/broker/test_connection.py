@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -267,6 +268,20 @@ async def test_two_processes_of_the_same_name_are_told_so(
             return hint in caplog.text
 
         await until_async(hinted)
+
+
+async def test_a_broker_that_is_stopped_while_it_is_connected_to_is_not_waited_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def cut(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with await asyncio.start_server(cut, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        with pytest.raises(BrokerUnreachableError, match="the connection was cut at once"):
+            async with agent_connection(f"mqtt://{host}:{port}", "a", patience=0.3):
+                pass
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_no_broker_is_told_within_the_patience() -> None:

@@ -316,10 +316,34 @@ class MqttClient(aiomqtt.Client):
 
     _on_unsubscribe = _on_subscribe
 
+    def _on_disconnect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+        if not self._connected.done():
+            # aiomqtt would wait for ten seconds for a connection that was cut while it was made.
+            self._loop.call_soon_threadsafe(self._give_up_connecting)
+
+    def _give_up_connecting(self) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttError("the connection was cut at once"))
+            # Or asyncio complains where nobody waits for it any more.
+            self._connected.exception()
+
     def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
-        super()._on_socket_open(client, userdata, sock)
-        # In the place of the reader that aiomqtt has just ordered in the same way.
-        self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._read)
+        # Not aiomqtt's own, which would read in another way, and from a number that may belong to
+        # another socket by then.
+        self._loop.call_soon_threadsafe(self._begin_to_read, sock)
+
+    def _begin_to_read(self, sock: Any) -> None:
+        if sock.fileno() >= 0:
+            self._loop.add_reader(sock.fileno(), self._read)
+            self._misc_task = self._loop.create_task(self._misc_loop())
 
     def _read(self) -> None:
         try:
