@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from icefarm_broker.errors import BrokerError
@@ -26,6 +27,16 @@ def log_as(name: str, *, debug: bool = False) -> None:
     # Alembic announces each start as news, and paho each packet.
     for noisy in ("alembic", "mqtt"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def leave_signals_to_others() -> None:
+    """Let this thread get no signals that end a part.
+
+    At the end of a process, its handlers are gone before its threads are; a signal that the kernel
+    gives to one of these would end the process instead of with its exit code.
+    """
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 
 EXIT_RESTART = 75
@@ -67,6 +78,7 @@ def run_service(
                 task.cancel()
 
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(initializer=leave_signals_to_others))
         for number in (signal.SIGTERM, signal.SIGINT):
             if sys.platform == "win32":
                 # Its event loops have no signal handlers.
@@ -89,10 +101,8 @@ def run_service(
             return 1
         finally:
             informing.cancel()
-            if sys.platform != "win32":
-                # Closing the loop puts the default handlers back, and one more Ctrl-C would then
-                # end the process by that signal instead of with its exit code.
-                signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+            # Closing the loop puts the default handlers back.
+            leave_signals_to_others()
         return 0
 
     # The one that watches sockets, as the MQTT library needs; on Windows it is not the default.

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from icefarm_broker.service import leave_signals_to_others
+
 T = TypeVar("T")
 
 
@@ -28,6 +30,7 @@ async def in_thread(call: Callable[[], T]) -> T:
             done.set_result(result)  # type: ignore[arg-type]
 
     def run() -> None:
+        leave_signals_to_others()
         result: T | None = None
         failure: BaseException | None = None
         try:
