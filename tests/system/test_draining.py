@@ -80,8 +80,9 @@ def test_who_holds_a_board_of_a_drained_agent_finishes_and_nobody_else_gets_one(
             until(lambda: held.boards[0].status == "away" and not drains(olga))
             farm.agent("bench", boards=2)
             until(lambda: held.boards[0].status == "ready" and drains(olga))
+            # The same may be said again, by whoever begins to lead before he has seen it there.
             wishes = [recorded.message for recorded in recorder.of(AgentWishTopic)]
-            assert len(wishes) == 1, "it should not have been called off in between"
+            assert all(wish == wishes[0] for wish in wishes), "it was called off in between"
             [again] = held.evaluate([circuits / "pulse_5khz.bin"])
             assert again.error is None
         until(lambda: {board.status for board in olga.boards()} == {"draining"})

