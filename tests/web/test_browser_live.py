@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from anyio.from_thread import start_blocking_portal
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from support.processes import Processes, wait_for_boards
 from support.waiting import until
 
@@ -166,8 +166,14 @@ def test_a_page_says_that_what_it_is_about_has_gone(
 def test_a_page_that_was_never_live_becomes_so(ann: Window, report: Report) -> None:
     page = ann.page
     page.route("**/live/boards", lambda route: route.abort())
+
+    late: list[Route] = []
+    page.route("**/static/icefarm.js", lambda route: late.append(route))
     ann.pardon(*LOST_CHANGES)
-    ann.open("/boards")
+    page.goto(ann.url + "/boards", wait_until="commit")
+    # All that does not wait for this script has the time to fail before it.
+    page.wait_for_timeout(1000)
+    late.pop().continue_()
     expect(page.get_by_text("This page has lost control")).to_be_visible()
     page.unroute("**/live/boards")
     expect(page.get_by_text("This page has lost control")).to_have_count(0)

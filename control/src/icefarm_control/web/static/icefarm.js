@@ -1,3 +1,4 @@
+// Before htmx, so that it hears of a stream that fails while the page is still loading.
 // Times are shown as the reader's clock has them; what is sent, and what is seen without scripts, is UTC.
 "use strict";
 
