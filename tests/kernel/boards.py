@@ -82,6 +82,7 @@ class Boards:
         self.machine = machine
         self._boards: dict[int, Board] = {}
         self._serials = itertools.count(1)
+        self._ports = itertools.cycle(range(PORTS))
         self.kept: Board | None = None
         """One that stays plugged in from test to test, which spares two flashes in each."""
 
@@ -117,11 +118,10 @@ class Boards:
         *,
         serial: str | None = None,
         model: str = "Pico",
-        port: int | None = None,
         bootloader: bool = False,
     ) -> Board:
         """A new board, plugged in, with its button pressed for the `bootloader`; else see `add`."""
-        board = self.add(firmware, serial=serial, model=model, port=port)
+        board = self.add(firmware, serial=serial, model=model)
         board.plug(bootloader=bootloader)
         return board
 
@@ -131,7 +131,6 @@ class Boards:
         *,
         serial: str | None = None,
         model: str = "Pico",
-        port: int | None = None,
     ) -> Board:
         """A new board that is not plugged in yet: what happens to it then can be prepared.
 
@@ -139,10 +138,10 @@ class Boards:
             firmware: a name in `firmwares.FIRMWARES`.
             serial: one that no other board has, where none is given.
             model: a name in `picos.MODELS`.
-            port: 0 to 7; the first that is free, where none is given.
         """
-        if port is None:
-            port = next(number for number in range(PORTS) if number not in self._boards)
+        # Not where another one was a moment ago: as long as an agent writes to that one, what comes
+        # back at its port is taken for it.
+        port = next(number for number in self._ports if number not in self._boards)
         serial = serial or f"E6614C311B{next(self._serials):06X}"
         state = self.ask("add", port=port, serial=serial, model=model, firmware=firmware)
         self._boards[port] = board = Board(self, BoardState(**state))

@@ -80,8 +80,7 @@ def test_a_board_that_hangs_in_a_transfer_holds_up_nobody(
 
 
 def test_a_board_that_is_found_in_its_bootloader_is_taken_in(agent: Lab, boards: Boards) -> None:
-    # Where no other was a moment ago, which it would be taken for.
-    board = boards.plug("silent", bootloader=True, port=6)
+    board = boards.plug("silent", bootloader=True)
     with agent.timed("a board comes as a bootloader", board.serial):
         pass
     # Once, although nobody knew which one it was.
