@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from support.processes import Processes, script
+from support.processes import Processes, free_boards, script
 from support.waiting import until
 
 import icefarm
@@ -67,14 +67,7 @@ def until_answered(farm: str) -> None:
     with icefarm.Client(farm) as client:
         until(client.is_served)
         assert client.history(client="nobody") == []
-        until(lambda: is_told_what_is_free(client))
-
-
-def is_told_what_is_free(client: icefarm.Client) -> bool:
-    try:
-        return client.availability() is not None
-    except icefarm.ControlOfflineError:
-        return False
+        until(lambda: free_boards(client) is not None)
 
 
 def test_all_is_well(farm: Processes, mosquitto: Mosquitto) -> None:

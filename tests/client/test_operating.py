@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.local_farm import a_farm
-from support.processes import Processes, script
+from support.processes import Processes, free_boards, script
 from support.screen import Screen
 from support.waiting import until
 
@@ -48,11 +48,6 @@ def status_of(client: icefarm.Client, agent: str = "bench") -> str:
     return {found.name: found.status for found in client.agents()}[agent]
 
 
-def knows_that_none_is_free(client: icefarm.Client) -> bool:
-    """Whether control has heard that an agent is away, which it hears beside everybody else."""
-    return client.availability().devices.available == 0
-
-
 def test_agents_are_drained_and_resumed(farm: Processes, ann: icefarm.Client) -> None:
     with ann.reserve(1) as held:
         would = done(farm, "agents", "drain", "bench", "--deadline", "900", "--dry-run")
@@ -79,7 +74,7 @@ def test_agents_are_drained_and_resumed(farm: Processes, ann: icefarm.Client) ->
 def test_agents_that_will_not_come_back_are_forgotten(farm: Processes, ann: icefarm.Client) -> None:
     assert "is there" in refused(farm, ExitCode.NOT_AVAILABLE, "agents", "forget", "bench", "--yes")
     farm.kill("agent-bench")
-    until(lambda: status_of(ann) == "offline" and knows_that_none_is_free(ann))
+    until(lambda: status_of(ann) == "offline" and free_boards(ann) == 0)
     would = done(farm, "agents", "forget", "bench", "--dry-run")
     assert would == "bench would be forgotten, with its boards\n"
     assert status_of(ann) == "offline"
@@ -151,7 +146,7 @@ def test_boards_are_started_anew_forgotten_and_noted(farm: Processes, ann: icefa
         until(lambda: held.boards[0].status == "ready")
     farm.kill("agent-bench")
     until(lambda: {board.status for board in ann.boards()} == {"away"})
-    until(lambda: knows_that_none_is_free(ann))
+    until(lambda: free_boards(ann) == 0)
     away = refused(farm, ExitCode.NOT_AVAILABLE, "boards", "restart", "bench-1", "--yes")
     assert "is away, so it cannot be started anew; `icefarm agents` shows" in away
 

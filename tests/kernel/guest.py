@@ -73,6 +73,15 @@ def _exactly(stream: Stream, size: int) -> bytes:
     return bytes(data)
 
 
+def listen(place: str) -> socket.socket:
+    """A socket at a path, which is there only when it answers: that is what the tests wait for."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(f"{place}.new")
+    server.listen()
+    os.rename(f"{place}.new", place)
+    return server
+
+
 class Process(Protocol):
     """As of `subprocess.Popen`."""
 

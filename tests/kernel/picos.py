@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import select
-import socket
 import sys
 import termios
 import threading
@@ -26,7 +25,7 @@ from typing import Any
 from kernel.bootloader import Disk, format_disk
 from kernel.firmwares import FIRMWARES, Firmware
 from kernel.gadgets import DiskGadget, Identity, Port, SerialGadget, load_modules
-from kernel.guest import read_frame, write_frame
+from kernel.guest import listen, read_frame, write_frame
 from kernel.uf2 import firmware_image, firmware_name
 
 SOCKET = "/run/icefarm/picos.socket"
@@ -368,11 +367,7 @@ def main() -> None:
     """Serve for ever; with the argument `high-speed`, boards that are faster than a Pico."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     picos = Picos(high_speed=sys.argv[1:] == [HIGH_SPEED])
-    with socket.socket(socket.AF_UNIX) as server:
-        # Under its name only when it answers: that is what the tests wait for.
-        server.bind(f"{SOCKET}.new")
-        server.listen()
-        os.rename(f"{SOCKET}.new", SOCKET)
+    with listen(SOCKET) as server:
         while True:
             connection, _ = server.accept()
             with connection, connection.makefile("rwb", buffering=0) as stream:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 
-from kernel.guest import read_frame, write_frame
+from kernel.guest import listen, read_frame, write_frame
 
 
 def main() -> None:
@@ -23,10 +23,7 @@ def main() -> None:
     importlib.import_module(module)
     # Of each script waits a process of its own, which the kernel buries.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(f"{place}.new")
-        server.listen()
-        os.rename(f"{place}.new", place)
+    with listen(place) as server:
         while True:
             connection, _ = server.accept()
             with connection:
