@@ -195,12 +195,7 @@ class Connection:
                 f"{MAX_PAYLOAD_BYTES:,} fit"
             )
         async with self._slots:
-            while True:
-                mqtt = await self._keeper.connected()
-                try:
-                    return await mqtt.publish_and_confirm(outgoing)
-                except ConnectionLostError:
-                    await self._keeper.after(mqtt)
+            await self._keeper.persist(lambda mqtt: mqtt.publish_and_confirm(outgoing))
 
     def _outgoing(self, topic: Topic, message: Message | bytes, **fields: Any) -> Outgoing:
         payload = _payload(message)
@@ -259,14 +254,7 @@ class Connection:
             NotAuthorisedError: the access list forbids it.
         """
         self._subscriptions.update(dict.fromkeys(filters))
-        while True:
-            mqtt = await self._keeper.connected()
-            try:
-                await mqtt.subscribe_to(filters)
-            except ConnectionLostError:
-                await self._keeper.after(mqtt)
-            else:
-                return
+        await self._keeper.persist(lambda mqtt: mqtt.subscribe_to(filters))
 
     async def subscribe_and_sync(self, *filters: str) -> None:
         """Subscribe and return when the consumer has had every state retained under the filters.
@@ -275,15 +263,14 @@ class Connection:
             NotAuthorisedError: the access list forbids it.
         """
         self._subscriptions.update(dict.fromkeys(filters))
-        while True:
-            mqtt = await self._keeper.connected()
-            try:
-                synced = await self._sync(mqtt, filters)
-                await asyncio.wait([synced, mqtt.lost], return_when=asyncio.FIRST_COMPLETED)
-                if synced.done():
-                    return
-            except ConnectionLostError:
-                await self._keeper.after(mqtt)
+
+        async def sync(mqtt: MqttClient) -> None:
+            synced = await self._sync(mqtt, filters)
+            await asyncio.wait([synced, mqtt.lost], return_when=asyncio.FIRST_COMPLETED)
+            if not synced.done():
+                raise ConnectionLostError("the connection was lost before all states had come")
+
+        await self._keeper.persist(sync)
 
     async def unsubscribe(self, *filters: str) -> None:
         """Undo `subscribe`."""

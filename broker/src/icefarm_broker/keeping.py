@@ -98,23 +98,23 @@ class Keeper:
         assert self._task is not None
         await self._task
 
-    async def connected(self) -> MqttClient:
-        """The connection, once there is one.
+    async def persist(self, work: Callable[[MqttClient], Awaitable[None]]) -> None:
+        """Do `work` once there is a connection, and again each time that it is lost meanwhile.
 
         Raises:
-            ConnectionLostError: there will be none, since this has been stopped.
+            ConnectionLostError: there will be none any more, since this has been stopped.
         """
-        await self._up.wait()
-        if self._mqtt is None:
-            raise ConnectionLostError("the connection has been closed")
-        return self._mqtt
-
-    async def after(self, mqtt: MqttClient) -> None:
-        """Return when this connection, which somebody has found lost, is no more the one to use."""
-        # The client has seen the loss when `lost` is done; the task follows.
-        await asyncio.wait([mqtt.lost])
-        if mqtt is self._mqtt:
-            self._up.clear()
+        while True:
+            await self._up.wait()
+            if (mqtt := self._mqtt) is None:
+                raise ConnectionLostError("the connection has been closed")
+            try:
+                return await work(mqtt)
+            except ConnectionLostError:
+                # The client has seen the loss when `lost` is done; the task follows.
+                await asyncio.wait([mqtt.lost])
+                if mqtt is self._mqtt:
+                    self._up.clear()
 
     async def _keep(self) -> None:
         pause, started, ever, short = _FIRST_PAUSE, time.monotonic(), False, 0
